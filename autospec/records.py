@@ -1,0 +1,251 @@
+"""What was asked (`Prompt`, `Workload`) and what was observed (`StepStats`, `Generation`, `Measurement`).
+
+Passive records that go to JSON and back; they know no model and measure nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+from autospec.config import SamplingParams, SpecConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt, not yet rendered: either `text`, or `messages` for the tokenizer's chat template.
+
+    Args:
+        prompt_id: Unique within its workload.
+        category: The named part of the workload it belongs to.
+        text: Plain text, empty where `messages` are given.
+        messages: (role, content) pairs.
+    """
+
+    prompt_id: str
+    category: str
+    text: str = ""
+    messages: tuple[tuple[str, str], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Prompts to tune on and others to confirm on, with the decoding settings that belong to them.
+
+    Args:
+        name: Where it came from, for people.
+        tune: Prompts the study may look at, in the seeded, category-balanced order in which they are measured.
+        held_out: Prompts used once, at the end; no prompt is in both.
+        sampling: Decoding settings.
+        max_new_tokens: Tokens generated for each prompt.
+    """
+
+    name: str
+    tune: tuple[Prompt, ...]
+    held_out: tuple[Prompt, ...]
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    max_new_tokens: int = 48
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Names of all categories, sorted."""
+        return tuple(sorted({prompt.category for prompt in (*self.tune, *self.held_out)}))
+
+    @property
+    def content_hash(self) -> str:
+        """Sixteen hexadecimal digits of the unrendered prompts, their split and the decoding settings."""
+        parts = {
+            "tune": [prompt.to_json() for prompt in self.tune],
+            "held_out": [prompt.to_json() for prompt in self.held_out],
+            "sampling": self.sampling.to_json(),
+            "max_new_tokens": self.max_new_tokens,
+        }
+        text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(slots=True)
+class StepStats:
+    """Counts and seconds of one generation, added up step by step.
+
+    Args:
+        num_steps: Target forwards after the prefill (draft, verify, accept, commit).
+        num_drafted: Draft tokens verified.
+        num_accepted: Draft tokens kept.
+        num_new_tokens: Tokens emitted, the one from the prefill included.
+        position_tested: How often position i of a draft was reached, all before it having been accepted.
+        position_accepted: How often position i was accepted.
+        prefill_seconds: Prompt through the target (and through the drafter, as part of its first draft: see
+            `draft_seconds`), up to the first token.
+        draft_seconds: Spent in drafters, their prefill included.
+        verify_seconds: Spent in target forwards after the prefill.
+        accept_seconds: Spent in accepting and committing.
+        total_seconds: The whole call for this prompt.
+    """
+
+    num_steps: int = 0
+    num_drafted: int = 0
+    num_accepted: int = 0
+    num_new_tokens: int = 0
+    position_tested: list[int] = field(default_factory=list)
+    position_accepted: list[int] = field(default_factory=list)
+    prefill_seconds: float = 0.0
+    draft_seconds: float = 0.0
+    verify_seconds: float = 0.0
+    accept_seconds: float = 0.0
+    total_seconds: float = 0.0
+
+    def add_step(self, num_drafted: int, num_accepted: int) -> None:
+        """Count one step of a chain of which the first `num_accepted` tokens were kept."""
+        self.num_steps += 1
+        self.num_drafted += num_drafted
+        self.num_accepted += num_accepted
+        missing = num_drafted - len(self.position_tested)
+        self.position_tested.extend([0] * missing)
+        self.position_accepted.extend([0] * missing)
+        for position in range(min(num_accepted + 1, num_drafted)):
+            self.position_tested[position] += 1
+            self.position_accepted[position] += position < num_accepted
+
+    def merge(self, other: StepStats) -> None:
+        """Add the counts and seconds of another generation."""
+        missing = len(other.position_tested) - len(self.position_tested)
+        self.position_tested.extend([0] * missing)
+        self.position_accepted.extend([0] * missing)
+        for position, (tested, accepted) in enumerate(
+            zip(other.position_tested, other.position_accepted, strict=True)
+        ):
+            self.position_tested[position] += tested
+            self.position_accepted[position] += accepted
+        for name in ("num_steps", "num_drafted", "num_accepted", "num_new_tokens"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in ("prefill", "draft", "verify", "accept", "total"):
+            key = f"{name}_seconds"
+            setattr(self, key, getattr(self, key) + getattr(other, key))
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Tokens emitted per step, correction or bonus included; 1 when there was no step."""
+        return (self.num_accepted + self.num_steps) / self.num_steps if self.num_steps else 1.0
+
+    @property
+    def acceptance_rate(self) -> float:
+        """Accepted over drafted; 0 when nothing was drafted."""
+        return self.num_accepted / self.num_drafted if self.num_drafted else 0.0
+
+    @property
+    def position_acceptance(self) -> tuple[float, ...]:
+        """P(position i accepted given that all before it were), for every position that was ever reached."""
+        pairs = zip(self.position_accepted, self.position_tested, strict=True)
+        return tuple(accepted / tested for accepted, tested in pairs if tested)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Build from `to_json`."""
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The outcome for one prompt.
+
+    Args:
+        token_ids: New tokens, the prompt not included; an end-of-text token that ended it is the last of them.
+        text: Their text, cut before a stop string that ended it.
+        stats: Counts and seconds.
+        stop_reason: `length`, `eos` or `stop`.
+        prompt_ids: The tokens of the rendered prompt.
+    """
+
+    token_ids: tuple[int, ...]
+    text: str
+    stats: StepStats
+    stop_reason: str
+    prompt_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One timed comparison: the same prompt under a configuration and under plain decoding, side by side.
+
+    Args:
+        config: What was measured.
+        prompt_id: Which prompt.
+        category: Its category.
+        stage: `search`, `finalist` or `confirm`.
+        trial: Number of the trial that asked for it; -1 outside the study.
+        repeat: 0 for the first time this (config, prompt, stage) was measured, then 1, 2, ...
+        seconds: Whole call under `config`, prefill included.
+        baseline_seconds: Whole call under plain decoding.
+        num_tokens: New tokens under `config`.
+        baseline_num_tokens: New tokens under plain decoding.
+        prefill_seconds: Part of `seconds` before the first token.
+        baseline_prefill_seconds: Part of `baseline_seconds` before the first token.
+        stats: Counts of the run under `config`.
+        identical: Whether the tokens equal plain decoding's up to excused ties; None where the rule does not
+            promise it (sampling under `rejection` and `block`).
+        num_excused: Differences excused by a tie of the target.
+        peak_memory_bytes: Highest memory seen so far; 0 where it is not known.
+    """
+
+    config: SpecConfig
+    prompt_id: str
+    category: str
+    stage: str
+    trial: int
+    repeat: int
+    seconds: float
+    baseline_seconds: float
+    num_tokens: int
+    baseline_num_tokens: int
+    prefill_seconds: float
+    baseline_prefill_seconds: float
+    stats: StepStats
+    identical: bool | None
+    num_excused: int = 0
+    peak_memory_bytes: int = 0
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """What makes a measurement lost or repeated: configuration hash, prompt, stage, repeat."""
+        return (self.config.config_hash, self.prompt_id, self.stage, self.repeat)
+
+    @property
+    def log_speedup(self) -> float:
+        """Log of baseline seconds per token over seconds per token, whole call."""
+        return math.log(self.baseline_seconds / self.baseline_num_tokens) - math.log(self.seconds / self.num_tokens)
+
+    @property
+    def log_decode_speedup(self) -> float:
+        """The same without the prefills, per token after the first."""
+        decode = (self.seconds - self.prefill_seconds) / max(1, self.num_tokens - 1)
+        baseline = (self.baseline_seconds - self.baseline_prefill_seconds) / max(1, self.baseline_num_tokens - 1)
+        return math.log(baseline) - math.log(decode)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values, the configuration's hash among them."""
+        values = asdict(self)
+        values["config"] = self.config.to_json()
+        values["config_hash"] = self.config.config_hash
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Build from `to_json`; a configuration that does not match its hash is a `ValueError`."""
+        rest = dict(values)
+        config, stats = SpecConfig.from_json(rest.pop("config")), StepStats.from_json(rest.pop("stats"))
+        if config.config_hash != rest.pop("config_hash"):
+            raise ValueError(f"a measurement's hash must match its configuration, but {config} does not")
+        return cls(config=config, stats=stats, **rest)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from autospec.errors import ConfigError
@@ -20,7 +20,7 @@ MAX_DRAFT_LENGTH = 64
 
 
 def _check_types(instance: Any) -> list[str]:
-    """Return a fault for every field whose value is not of the declared primitive type."""
+    """Return a fault for every field whose value is not of the declared primitive type; make floats of numbers."""
     allowed = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
     faults = []
     for field in fields(instance):
@@ -28,19 +28,20 @@ def _check_types(instance: Any) -> list[str]:
         wrong_bool = isinstance(value, bool) and field.type != "bool"
         if wrong_bool or not isinstance(value, allowed[str(field.type)]):
             faults.append(f"`{field.name}` must be of type {field.type}, but got {value!r}")
+        elif field.type == "float":
+            # 1 and 1.0, 0.0 and -0.0 are equal, so they must have one JSON form and one hash.
+            object.__setattr__(instance, field.name, float(value) + 0.0)
     return faults
 
 
 def _from_mapping(cls: type[Any], values: Mapping[str, Any]) -> Any:
-    """Build a dataclass from a mapping, refusing names it does not have."""
+    """Build a dataclass of defaults from a mapping, refusing names it does not have."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{cls.__name__} must be a mapping of names to values, but got {values!r}")
     known = [field.name for field in fields(cls)]
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ConfigError(f"{cls.__name__} takes only {known}, but got {unknown}")
-    required = [field.name for field in fields(cls) if field.default is MISSING]
-    missing = sorted(set(required) - set(values))
-    if missing:
-        raise ConfigError(f"{cls.__name__} needs {required}, but {missing} are missing")
     return cls(**values)
 
 

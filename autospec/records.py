@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from autospec.config import SamplingParams, SpecConfig
+from autospec.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,9 +230,11 @@ class Measurement:
 
     @property
     def log_decode_speedup(self) -> float:
-        """The same without the prefills, per token after the first."""
-        decode = (self.seconds - self.prefill_seconds) / max(1, self.num_tokens - 1)
-        baseline = (self.baseline_seconds - self.baseline_prefill_seconds) / max(1, self.baseline_num_tokens - 1)
+        """The same without the prefills, per token after the first; 0 where either side had no token after it."""
+        if min(self.num_tokens, self.baseline_num_tokens) < 2:
+            return 0.0
+        decode = (self.seconds - self.prefill_seconds) / (self.num_tokens - 1)
+        baseline = (self.baseline_seconds - self.baseline_prefill_seconds) / (self.baseline_num_tokens - 1)
         return math.log(baseline) - math.log(decode)
 
     def to_json(self) -> dict[str, Any]:
@@ -243,9 +246,9 @@ class Measurement:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """Build from `to_json`; a configuration that does not match its hash is a `ValueError`."""
+        """Build from `to_json`; a configuration that does not match its hash is a `ConfigError`."""
         rest = dict(values)
         config, stats = SpecConfig.from_json(rest.pop("config")), StepStats.from_json(rest.pop("stats"))
         if config.config_hash != rest.pop("config_hash"):
-            raise ValueError(f"a measurement's hash must match its configuration, but {config} does not")
+            raise ConfigError(f"a measurement's hash must match its configuration, but {config} does not")
         return cls(config=config, stats=stats, **rest)

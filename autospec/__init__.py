@@ -1,0 +1,50 @@
+"""autospec: measures, learns and searches the fastest speculative-decoding policy that does not hurt quality.
+
+The public names are imported when they are first used, so that `import autospec` stays light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autospec.config import SamplingParams, SpecConfig
+    from autospec.engine.decoder import SpeculativeDecoder
+    from autospec.errors import AutospecError
+    from autospec.policy import Policy, load_policy
+    from autospec.tuning import SearchSpace, tune
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "AutospecError": "autospec.errors",
+    "Policy": "autospec.policy",
+    "SamplingParams": "autospec.config",
+    "SearchSpace": "autospec.tuning",
+    "SpecConfig": "autospec.config",
+    "SpeculativeDecoder": "autospec.engine.decoder",
+    "load_policy": "autospec.policy",
+    "tune": "autospec.tuning",
+}
+
+__all__ = [
+    "AutospecError",
+    "Policy",
+    "SamplingParams",
+    "SearchSpace",
+    "SpecConfig",
+    "SpeculativeDecoder",
+    "load_policy",
+    "tune",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

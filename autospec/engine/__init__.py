@@ -1,0 +1,1 @@
+"""The speculative decoder. Words: draft, step, verify, accepted, correction, bonus are defined in `acceptance.py`."""

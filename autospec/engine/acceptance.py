@@ -1,0 +1,147 @@
+"""Acceptance rules: which drafted tokens survive, and what is drawn where they end.
+
+Pure tensor functions of probabilities, drawn tokens and random numbers; they know no model, cache or tokenizer.
+All rules here are lossless and serve chains. accepted: a draft token kept; correction: the token drawn after a
+rejection; bonus: the token drawn when all were accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from autospec.engine.sampling import one_hot, pick, residual
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one step yields for one row.
+
+    Args:
+        path: Accepted nodes of the draft, in order of depth.
+        next_id: The correction or bonus token.
+    """
+
+    path: tuple[int, ...]
+    next_id: int
+
+    @property
+    def num_accepted(self) -> int:
+        """Number of draft tokens kept."""
+        return len(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class ChainRule:
+    """A lossless rule for chains, split into its law and the draw.
+
+    Args:
+        accept_probs: (draft_ids [..., k], draft_probs [..., k, vocab], target_probs [..., k + 1, vocab])
+            -> [..., k].
+        correction_probs: The same arguments -> [..., k, vocab]: the distribution drawn from when exactly the first i
+            tokens were accepted, i < k. (After k accepted, the bonus comes from the target.)
+        is_sequential: True: tokens are tried in order and the first failure ends the draft. False: every position is
+            tried and the last success decides.
+    """
+
+    accept_probs: Callable[[Tensor, Tensor, Tensor], Tensor]
+    correction_probs: Callable[[Tensor, Tensor, Tensor], Tensor]
+    is_sequential: bool
+
+    def num_accepted(self, accept_probs: Tensor, coins: Tensor) -> Tensor:
+        """Return how many tokens survive coins in [0, 1): [...] int64, from two tensors [..., k]."""
+        wins = coins.to(accept_probs.device) < accept_probs
+        if self.is_sequential:
+            return wins.long().cumprod(dim=-1).sum(dim=-1)
+        places = torch.arange(1, wins.shape[-1] + 1, device=wins.device)
+        return (wins * places).amax(dim=-1)
+
+
+def accept_matching(draft_ids: Tensor, target_ids: Tensor) -> Tensor:
+    """Count the draft tokens before the first that is not the target's own choice.
+
+    Exact matching: greedy decoding, or sample-and-match where `target_ids` were drawn from the target. Lossless for any
+    drafter, because every emitted token is the target's.
+
+    Args:
+        draft_ids: [..., k].
+        target_ids: [..., k + 1].
+
+    Returns:
+        [...] int64.
+    """
+    matches = draft_ids == target_ids[..., :-1]
+    return matches.long().cumprod(dim=-1).sum(dim=-1)
+
+
+def _of_drafted(probs: Tensor, draft_ids: Tensor) -> Tensor:
+    return probs.gather(-1, draft_ids[..., None])[..., 0]
+
+
+def rejection_accept_probs(draft_ids: Tensor, draft_probs: Tensor, target_probs: Tensor) -> Tensor:
+    """Return min(1, target / draft) of every drafted token (2211.17192, Algorithm 1)."""
+    drafted = _of_drafted(draft_probs, draft_ids)
+    return (_of_drafted(target_probs[..., :-1, :], draft_ids) / drafted).clamp_max(1.0)
+
+
+def rejection_correction_probs(draft_ids: Tensor, draft_probs: Tensor, target_probs: Tensor) -> Tensor:
+    """Return norm(max(0, target - draft)) at every position."""
+    return residual(target_probs[..., :-1, :], draft_probs)
+
+
+def _block_weights(draft_ids: Tensor, draft_probs: Tensor, target_probs: Tensor) -> Tensor:
+    """Return P_0 .. P_k of block verification: P_i = min(1, P_(i-1) * target / draft)."""
+    ratios = _of_drafted(target_probs[..., :-1, :], draft_ids) / _of_drafted(draft_probs, draft_ids)
+    weights = [torch.ones_like(ratios[..., 0])]
+    for position in range(ratios.shape[-1]):
+        weights.append((weights[-1] * ratios[..., position]).clamp_max(1.0))
+    return torch.stack(weights, dim=-1)
+
+
+def block_accept_probs(draft_ids: Tensor, draft_probs: Tensor, target_probs: Tensor) -> Tensor:
+    """Return h_1 .. h_k of block verification (2403.10444, Algorithm 2)."""
+    weights = _block_weights(draft_ids, draft_probs, target_probs)
+    inner = weights[..., 1:-1]
+    left = (inner[..., None] * target_probs[..., 1:-1, :] - draft_probs[..., 1:, :]).clamp_min(0.0).sum(dim=-1)
+    total = left + 1.0 - inner
+    kept = torch.where(total > 0.0, left / total.clamp_min(torch.finfo(left.dtype).tiny), torch.ones_like(left))
+    return torch.cat([kept, weights[..., -1:]], dim=-1)
+
+
+def block_correction_probs(draft_ids: Tensor, draft_probs: Tensor, target_probs: Tensor) -> Tensor:
+    """Return norm(max(0, P_i * target_i - draft_i)) for i = 0 .. k - 1."""
+    weights = _block_weights(draft_ids, draft_probs, target_probs)[..., :-1, None]
+    left = (weights * target_probs[..., :-1, :] - draft_probs).clamp_min(0.0)
+    total = left.sum(dim=-1, keepdim=True)
+    return torch.where(total > 0.0, left / total.clamp_min(torch.finfo(left.dtype).tiny), target_probs[..., :-1, :])
+
+
+CHAIN_RULES: dict[str, ChainRule] = {
+    "rejection": ChainRule(rejection_accept_probs, rejection_correction_probs, is_sequential=True),
+    "block": ChainRule(block_accept_probs, block_correction_probs, is_sequential=False),
+}
+
+
+def accept_chain(
+    rule: ChainRule,
+    draft_ids: Tensor,  # [k]
+    draft_probs: Tensor | None,  # [k, vocab]; None: the draft was not drawn, it is one-hot
+    target_probs: Tensor,  # [k + 1, vocab]
+    numbers: Tensor,  # [k + 2] in [0, 1): k coins, then for the correction, then for the bonus
+) -> Verdict:
+    """Decide one step of one row so that the target's distribution is unchanged."""
+    num_drafted, vocab_size = draft_ids.shape[0], target_probs.shape[-1]
+    if num_drafted == 0:
+        return Verdict((), int(pick(target_probs[-1], numbers[-1])))
+    if draft_probs is None:
+        draft_probs = one_hot(draft_ids, vocab_size)
+    law = (draft_ids, draft_probs, target_probs)
+    count = int(rule.num_accepted(rule.accept_probs(*law), numbers[:num_drafted]))
+    if count == num_drafted:
+        next_id = pick(target_probs[-1], numbers[-1])
+    else:
+        next_id = pick(rule.correction_probs(*law)[count], numbers[-2])
+    return Verdict(tuple(range(count)), int(next_id))

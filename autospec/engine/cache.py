@@ -1,0 +1,112 @@
+"""Preallocated KV cache: append, keep an accepted path, crop.
+
+Duck-typed to what transformers asks of a cache; rows may have different lengths. Knows nothing of tokens or trees
+beyond the slots their keys and values occupy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autospec.errors import ModelError
+
+
+class KVCache:
+    """Keys and values of `batch_size` rows with room for `capacity` tokens each.
+
+    A forward of n tokens writes slots `lengths[row] .. lengths[row] + n - 1` of every layer; `advance` then makes
+    them part of the cache, and `keep` or `crop` takes back what was not accepted.
+    """
+
+    is_compileable = False  # transformers asks: True would make it build masks over the whole capacity
+
+    def __init__(self, capacity: int, batch_size: int = 1) -> None:
+        self.capacity = capacity
+        self.lengths: list[int] = [0] * batch_size
+        self.keys: dict[int, Tensor] = {}  # layer -> [batch, heads, capacity, head_dim]
+        self.values: dict[int, Tensor] = {}
+
+    @property
+    def length(self) -> int:
+        """Length of the longest row."""
+        return max(self.lengths)
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write the new tokens of one layer and return all keys and values up to the last one written.
+
+        Args:
+            key_states: [batch, heads, n, head_dim].
+            value_states: [batch, heads, n, head_dim]; its head_dim may differ from the keys'.
+            layer_idx: Which layer asks.
+
+        Raises:
+            ModelError: The cache is full.
+        """
+        num_new = key_states.shape[2]
+        end = self.length + num_new
+        if end > self.capacity:
+            raise ModelError(f"a cache of {self.capacity} tokens cannot hold {end}")
+        if layer_idx not in self.keys:
+            self.keys[layer_idx] = self._allocate(key_states)
+            self.values[layer_idx] = self._allocate(value_states)
+        keys, values = self.keys[layer_idx], self.values[layer_idx]
+        if min(self.lengths) == self.length:
+            keys[:, :, end - num_new : end] = key_states
+            values[:, :, end - num_new : end] = value_states
+        else:
+            for row, length in enumerate(self.lengths):
+                keys[row, :, length : length + num_new] = key_states[row]
+                values[row, :, length : length + num_new] = value_states[row]
+        return keys[:, :, :end], values[:, :, :end]
+
+    def _allocate(self, states: Tensor) -> Tensor:
+        batch, heads, _, head_dim = states.shape
+        return torch.zeros(batch, heads, self.capacity, head_dim, dtype=states.dtype, device=states.device)
+
+    def advance(self, num_tokens: int) -> None:
+        """Count the tokens that the last forward wrote to every row."""
+        self.lengths = [length + num_tokens for length in self.lengths]
+
+    def crop(self, row: int, length: int) -> None:
+        """Forget everything behind the first `length` tokens of a row."""
+        assert 0 <= length <= self.lengths[row], (length, self.lengths[row])
+        self.lengths[row] = length
+
+    def keep(self, row: int, start: int, path: Sequence[int]) -> None:
+        """Compact a verified tree to its accepted path.
+
+        Keys were rotated by depth when they were written, so moving them is enough (SpecInfer, 2305.09781).
+
+        Args:
+            row: Which row.
+            start: Slot of the tree's root.
+            path: Accepted nodes in order of depth, counted from the root, which is 0 and always kept.
+        """
+        assert path[0] == 0, path
+        assert list(path) == sorted(set(path)), path
+        if path[-1] != len(path) - 1:
+            moved = torch.tensor([start + node for node in path])
+            for store in (self.keys, self.values):
+                for tensor in store.values():
+                    kept = tensor[row].index_select(1, moved.to(tensor.device))
+                    tensor[row, :, start : start + len(path)] = kept
+        self.crop(row, start + len(path))
+
+    # What transformers asks of a cache besides `update`.
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return the number of cached tokens (of the longest row)."""
+        return self.length
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """Return length and offset of the keys that a forward of `query_length` tokens will see."""
+        return self.length + query_length, 0
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Return the position of the next token."""
+        return self.length

@@ -1,0 +1,344 @@
+"""The speculative decoder: models, text and sessions behind `generate` and `stream`.
+
+Knows how a prompt becomes an output; not how a configuration was found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Protocol, Self
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from autospec.config import SamplingParams, SpecConfig
+from autospec.engine.cache import KVCache
+from autospec.engine.drafters import Drafter, NgramDrafter, SmallModelDrafter
+from autospec.engine.model import CausalLM, load_model, locate
+from autospec.engine.sampling import Use, to_probs, uniform
+from autospec.engine.session import Job, Session
+from autospec.engine.text import GrowingText, TextCodec
+from autospec.errors import ConfigError, ModelError
+from autospec.records import Generation, Prompt, StepStats
+
+BUILT_IN_DRAFTERS: dict[str, type[Drafter]] = {"ngram": NgramDrafter}
+
+
+class Chooser(Protocol):
+    """Anything that picks a configuration for a situation; a `Policy` does."""
+
+    def choose(
+        self, batch_size: int = 1, context_length: int | None = None, category: str | None = None
+    ) -> SpecConfig:
+        """Return the configuration to use."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOptions:
+    """What ends a generation, and which situation it is in.
+
+    Args:
+        max_new_tokens: Most tokens to emit.
+        stop: Strings that end the output; the text is cut before them.
+        ignore_eos: Go on behind an end-of-text token.
+    """
+
+    max_new_tokens: int = 128
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"`max_new_tokens >= 1` must hold, but got {self.max_new_tokens}")
+        if any(not word for word in self.stop):
+            raise ConfigError(f"stop strings must not be empty, but got {list(self.stop)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one step adds to a streamed output.
+
+    Args:
+        text: New text, which may be empty while a character is incomplete.
+        token_ids: New tokens.
+        stats: Counts so far; the same object in every chunk of a stream.
+        stop_reason: Set on the last chunk: `length`, `eos` or `stop`.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    stats: StepStats
+    stop_reason: str = ""
+
+
+class SpeculativeDecoder:
+    """Generates with a target and any of its named drafters.
+
+    Args:
+        target: The model whose output is wanted.
+        drafters: Name to drafter; a `SpecConfig` refers to these names.
+        text: Tokenizer; None restricts prompts to token ids.
+    """
+
+    def __init__(
+        self, target: CausalLM, drafters: Mapping[str, Drafter] | None = None, text: TextCodec | None = None
+    ) -> None:
+        self.target, self.drafters, self.text = target, dict(drafters or {}), text
+
+    @classmethod
+    def from_pretrained(  # noqa: PLR0913  (the public contract)
+        cls,
+        target: str | PreTrainedModel,
+        drafters: Mapping[str, str | PreTrainedModel | Drafter] | None = None,
+        *,
+        tokenizer: str | PreTrainedTokenizerBase | None = None,
+        device: str = "auto",
+        dtype: str = "auto",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        compile: bool = False,
+    ) -> Self:
+        """Load models by id or path, or take loaded ones.
+
+        Args:
+            target: Id, path, or a loaded model.
+            drafters: Name to a built-in kind (`ngram`), an id, a path, a loaded model, or any `Drafter`.
+            tokenizer: Where it is not the target's own.
+            device: `auto` takes CUDA where there is one.
+            dtype: `auto` is float32 on a CPU, the checkpoint's own on CUDA.
+            revision: Of the target, when it is a hub id.
+            trust_remote_code: Run Python code that comes with checkpoints; off unless asked for.
+            compile: Run the models through `torch.compile`.
+
+        Raises:
+            ModelError: A model cannot be found, loaded or used.
+        """
+        options = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
+        model = load_model(target, revision=revision, **options)  # type: ignore[arg-type]
+        text = _load_text(target, tokenizer, revision, trust_remote_code)
+        loaded: dict[str, Drafter] = {}
+        for name, source in (drafters or {}).items():
+            if isinstance(source, str) and source in BUILT_IN_DRAFTERS:
+                loaded[name] = BUILT_IN_DRAFTERS[source]()
+            elif isinstance(source, (str, PreTrainedModel)):
+                small = load_model(source, **options)  # type: ignore[arg-type]
+                _check_vocabulary(model, text, small, source, trust_remote_code)
+                loaded[name] = SmallModelDrafter(small, model.vocab_size)
+                if compile:
+                    small.compile()
+            else:
+                loaded[name] = source
+        if compile:
+            model.compile()
+        return cls(model, loaded, text)
+
+    def check(self, config: SpecConfig) -> None:
+        """Refuse a configuration that this decoder cannot run.
+
+        Raises:
+            ConfigError: The drafter is not loaded, or the stopping rule needs draft probabilities it has not.
+        """
+        if config.is_off:
+            return
+        drafter = self.drafters.get(config.drafter)
+        if drafter is None:
+            raise ConfigError(f"`drafter` must be one of {sorted(self.drafters)}, but got {config.drafter!r}")
+        if config.stop_rule == "confidence" and not drafter.has_probs:
+            raise ConfigError(
+                f"stop_rule 'confidence' needs draft probabilities, but drafter {config.drafter!r} has none"
+            )
+
+    def render(self, prompt: Prompt) -> list[int]:
+        """Return the token ids of a workload's prompt, through the chat template where there is one."""
+        return self._codec().render(prompt)
+
+    def generate(  # noqa: PLR0913  (the public contract)
+        self,
+        prompts: str | Sequence[str] | Sequence[Sequence[int]],
+        *,
+        config: SpecConfig | Chooser | None = None,
+        sampling: SamplingParams | None = None,
+        max_new_tokens: int = 128,
+        stop: Sequence[str] = (),
+        ignore_eos: bool = False,
+        category: str | Sequence[str] | None = None,
+    ) -> list[Generation]:
+        """Generate for every prompt.
+
+        Args:
+            prompts: Text, texts, or lists of token ids.
+            config: A configuration, a policy, or None for plain decoding.
+            sampling: Greedy by default; prompt number i uses `sampling.seed + i`.
+            max_new_tokens: Most tokens for each prompt.
+            stop: Strings that end an output; its text is cut before them.
+            ignore_eos: Go on behind an end-of-text token.
+            category: For the policy: one name, or one for each prompt.
+
+        Raises:
+            ConfigError: A setting or combination that cannot work.
+            ModelError: Prompt and new tokens do not fit the context.
+        """
+        rows: list[str | Sequence[int]] = [prompts] if isinstance(prompts, str) else list(prompts)
+        if category is not None and not isinstance(category, str) and len(category) != len(rows):
+            raise ConfigError(f"`category` must name one for each prompt, but got {len(category)} for {len(rows)}")
+        options = GenerationOptions(max_new_tokens, (stop,) if isinstance(stop, str) else tuple(stop), ignore_eos)
+        outputs = []
+        for row, prompt in enumerate(rows):
+            own = category if category is None or isinstance(category, str) else category[row]
+            job = self._job(prompt, config, sampling or SamplingParams(), row, options, own)
+            outputs.append(self._generate_one(job, options))
+        return outputs
+
+    def stream(  # noqa: PLR0913  (the public contract)
+        self,
+        prompt: str | Sequence[int],
+        *,
+        config: SpecConfig | Chooser | None = None,
+        sampling: SamplingParams | None = None,
+        max_new_tokens: int = 128,
+        stop: Sequence[str] = (),
+        ignore_eos: bool = False,
+        category: str | None = None,
+    ) -> Iterator[Chunk]:
+        """Generate for one prompt and yield after every step; arguments and errors as for `generate`."""
+        options = GenerationOptions(max_new_tokens, (stop,) if isinstance(stop, str) else tuple(stop), ignore_eos)
+        job = self._job(prompt, config, sampling or SamplingParams(), 0, options, category)
+        return self._chunks(job, options)
+
+    def tie_gap(
+        self, prompt_ids: Sequence[int], token_ids: Sequence[int], index: int, sampling: SamplingParams
+    ) -> float:
+        """Return how close plain decoding was to another token than `token_ids[index]`.
+
+        Greedy: the gap of the two highest logits. Sampling: the distance of the random number from the nearer edge of
+        the token's step in the cumulative distribution. Forwards of different shape differ by about 1e-5, so a first
+        difference is excused where this is below 1e-4.
+
+        Args:
+            prompt_ids: The rendered prompt.
+            token_ids: The output of plain decoding.
+            index: Which of its tokens.
+            sampling: As it was generated, with the seed of this prompt.
+        """
+        context = [*prompt_ids, *token_ids[:index]]
+        logits = self.target.forward(torch.tensor([context]), KVCache(len(context)), num_logits=1)[0, -1].float()
+        if sampling.is_greedy:
+            top = logits.topk(2).values
+            return float(top[0] - top[1])
+        cumulative = to_probs(logits, sampling).double().cumsum(dim=-1)
+        number = uniform(sampling.seed, len(context), Use.TARGET) * float(cumulative[-1])
+        token = token_ids[index]
+        below = float(cumulative[token - 1]) if token > 0 else 0.0
+        return min(abs(number - below), abs(float(cumulative[token]) - number))
+
+    def _codec(self) -> TextCodec:
+        if self.text is None:
+            raise ModelError("text needs a tokenizer, but this decoder was made without one")
+        return self.text
+
+    def _job(
+        self,
+        prompt: str | Sequence[int],
+        config: SpecConfig | Chooser | None,
+        sampling: SamplingParams,
+        row: int,
+        options: GenerationOptions,
+        category: str | None,
+    ) -> Job:
+        prompt_ids = self._codec().encode(prompt) if isinstance(prompt, str) else list(prompt)
+        if not prompt_ids:
+            raise ConfigError("a prompt must hold at least one token, but got none")
+        if options.stop:
+            self._codec()
+        if config is None:
+            chosen = SpecConfig()
+        elif isinstance(config, SpecConfig):
+            chosen = config
+        else:
+            chosen = config.choose(batch_size=1, context_length=len(prompt_ids), category=category)
+        self.check(chosen)
+        seed = sampling.seed + row
+        return Job(tuple(prompt_ids), chosen, replace(sampling, seed=seed), seed, options.max_new_tokens)
+
+    def _generate_one(self, job: Job, options: GenerationOptions) -> Generation:
+        token_ids: list[int] = []
+        growing = GrowingText(self.text, options.stop)
+        stats, reason = StepStats(), ""
+        for kept, reason, stats in self._steps(job, options, growing):  # noqa: B007  (the last ones count)
+            token_ids.extend(kept)
+        return Generation(tuple(token_ids), growing.show(is_final=True), stats, reason, job.prompt_ids)
+
+    def _chunks(self, job: Job, options: GenerationOptions) -> Iterator[Chunk]:
+        growing = GrowingText(self.text, options.stop)
+        for kept, reason, stats in self._steps(job, options, growing):
+            yield Chunk(growing.show(is_final=bool(reason)), tuple(kept), stats, reason)
+
+    def _steps(
+        self, job: Job, options: GenerationOptions, growing: GrowingText
+    ) -> Iterator[tuple[list[int], str, StepStats]]:
+        """Yield the tokens each step adds, why the output ends with them (or an empty string), and the counts."""
+        started = perf_counter()
+        eos = frozenset() if options.ignore_eos else self.target.eos_token_ids
+        drafter = None if job.config.is_off else self.drafters[job.config.drafter]
+        session = Session(self.target, drafter, job)
+        stats = session.stats
+        for tokens in session.run():
+            kept, reason = _end(tokens, eos, growing)
+            stats.num_new_tokens -= len(tokens) - len(kept)
+            if not reason and stats.num_new_tokens == job.max_new_tokens:
+                reason = "length"
+            stats.total_seconds = perf_counter() - started
+            yield kept, reason, stats
+            if reason:
+                return
+
+
+def _end(tokens: list[int], eos: frozenset[int], growing: GrowingText) -> tuple[list[int], str]:
+    """Cut the tokens of a step behind the first that ends the output, and say what ended it."""
+    for place, token in enumerate(tokens, start=1):
+        if growing.append(token):
+            return tokens[:place], "stop"
+        if token in eos:
+            return tokens[:place], "eos"
+    return tokens, ""
+
+
+def _load_text(
+    target: str | PreTrainedModel,
+    tokenizer: str | PreTrainedTokenizerBase | None,
+    revision: str | None,
+    trust_remote_code: bool,
+) -> TextCodec | None:
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        return TextCodec(tokenizer)
+    if tokenizer is not None:
+        return TextCodec.load(locate(tokenizer), None, trust_remote_code)
+    if isinstance(target, str):
+        return TextCodec.load(locate(target), revision, trust_remote_code)
+    return None
+
+
+def _check_vocabulary(
+    target: CausalLM, text: TextCodec | None, small: CausalLM, source: str | PreTrainedModel, trust_remote_code: bool
+) -> None:
+    """Refuse a draft model whose token ids mean something else.
+
+    Raises:
+        ModelError: Another tokenizer, or without tokenizers to compare, another number of tokens.
+    """
+    if text is not None and isinstance(source, str):
+        theirs, ours = TextCodec.load(locate(source), None, trust_remote_code).vocabulary(), text.vocabulary()
+        if theirs != ours:
+            shared = sum(ours.get(token) == token_id for token, token_id in theirs.items())
+            raise ModelError(
+                f"a draft model must have the vocabulary of its target, but `{small.name}` shares {shared} of "
+                f"{len(ours)} tokens with `{target.name}`"
+            )
+    elif small.vocab_size != target.vocab_size:
+        raise ModelError(
+            f"a draft model must have the vocabulary of its target, but `{small.name}` has {small.vocab_size} tokens "
+            f"and `{target.name}` {target.vocab_size}"
+        )

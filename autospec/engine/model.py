@@ -1,0 +1,304 @@
+"""A causal language model behind one call: ids, positions, mask, cache -> logits.
+
+Loads anything decoder-only that transformers loads. Knows nothing of drafts, rules or text.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from autospec.engine.cache import KVCache
+from autospec.errors import ModelError
+
+REACH_SECONDS = 4.0
+
+
+class CausalLM:
+    """One loaded model.
+
+    Args:
+        model: A decoder-only causal language model.
+        name: Id or path it was loaded from, for records.
+        revision: Revision it was loaded at, if one was asked for.
+
+    Raises:
+        ModelError: It has no KV cache, is an encoder-decoder, or its attention is not supported yet.
+    """
+
+    def __init__(self, model: PreTrainedModel, name: str, revision: str | None = None) -> None:
+        self.model, self.name, self.revision = model.eval(), name, revision
+        config = model.config.get_text_config()
+        self.vocab_size = int(config.vocab_size)
+        self.context_length = _context_length(config)
+        self.eos_token_ids = _eos_token_ids(model)
+        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._check_usable()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = self.model.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the weights."""
+        dtype: torch.dtype = self.model.dtype
+        return dtype
+
+    def compile(self) -> None:
+        """Run the model through `torch.compile` with dynamic shapes from now on."""
+        self.model.compile(dynamic=True)
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        input_ids: Tensor,
+        cache: KVCache,
+        *,
+        num_logits: int = 0,
+        tree_mask: Tensor | None = None,
+        depths: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Run new tokens behind those cached, and append them to the cache.
+
+        Args:
+            input_ids: [batch, n] new tokens of every row.
+            cache: Advanced by n.
+            num_logits: Return logits of the last `num_logits` tokens only; 0 returns all.
+            tree_mask: [n, n] bool, which new token sees which; None is causal.
+            depths: Position of each new token behind the cached ones; None counts up.
+
+        Returns:
+            Logits [batch, num_logits or n, vocab].
+        """
+        num_new, device = input_ids.shape[1], self.device
+        starts = torch.tensor(cache.lengths)[:, None]
+        offsets = torch.arange(num_new) if depths is None else torch.tensor(depths)
+        mask = attention_mask(cache.lengths, num_new, tree_mask, self.dtype)
+        options: dict[str, Any] = {"logits_to_keep": num_logits} if self._keeps_logits else {}
+        output = self.model(
+            input_ids=input_ids.to(device),
+            attention_mask=None if mask is None else mask.to(device),
+            position_ids=(starts + offsets).to(device),
+            past_key_values=cache,
+            use_cache=True,
+            **options,
+        )
+        cache.advance(num_new)
+        logits: Tensor = output.logits
+        return logits[:, -num_logits:] if num_logits else logits
+
+    def _check_usable(self) -> None:
+        config, kind = self.model.config, type(self.model).__name__
+        if config.is_encoder_decoder:
+            raise ModelError(f"a target or drafter must be decoder-only, but `{self.name}` is a {kind}")
+        cache = KVCache(capacity=2)
+        try:
+            self.forward(torch.zeros(1, 2, dtype=torch.int64), cache)
+        except (TypeError, AttributeError, ValueError, RuntimeError) as error:
+            raise ModelError(
+                f"`{self.name}` ({kind}) does not run with a KV cache of keys and values: {error}"
+            ) from error
+        if len(cache.keys) != config.get_text_config().num_hidden_layers:
+            raise ModelError(f"every layer must use the KV cache, but `{self.name}` ({kind}) leaves it unused")
+
+    def check_length(self, num_tokens: int) -> None:
+        """Refuse lengths that the model was not made for.
+
+        Raises:
+            ModelError: Longer than the context, or than a sliding window (masks for those are not supported yet).
+        """
+        config = self.model.config.get_text_config()
+        kinds = getattr(config, "layer_types", None) or []
+        window = getattr(config, "sliding_window", None)
+        slides = any("sliding" in kind or "chunked" in kind for kind in kinds) or (not kinds and window)
+        if slides and window and num_tokens > window:
+            raise ModelError(
+                f"`{self.name}` slides its attention over {window} tokens, but {num_tokens} were asked for"
+            )
+        if num_tokens > self.context_length:
+            raise ModelError(
+                f"prompt and new tokens must fit the context of `{self.name}`, {self.context_length} tokens, "
+                f"but {num_tokens} were asked for"
+            )
+
+
+def attention_mask(
+    lengths: Sequence[int], num_new: int, tree_mask: Tensor | None, dtype: torch.dtype
+) -> Tensor | None:
+    """Build the additive mask of `num_new` tokens behind rows of the given lengths.
+
+    Returns:
+        [batch, 1, num_new, max(lengths) + num_new] with 0 where a token may look; None where the model's own causal
+        mask says the same (one token, or an empty cache).
+    """
+    longest = max(lengths)
+    is_level = min(lengths) == longest
+    if is_level and tree_mask is None and (num_new == 1 or longest == 0):
+        return None
+    seen = torch.tril(torch.ones(num_new, num_new, dtype=torch.bool)) if tree_mask is None else tree_mask
+    mask = torch.full((len(lengths), 1, num_new, longest + num_new), torch.finfo(dtype).min, dtype=dtype)
+    new = torch.zeros(num_new, num_new, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
+    for row, length in enumerate(lengths):
+        mask[row, :, :, :length] = 0.0
+        mask[row, :, :, length : length + num_new] = new
+    return mask
+
+
+def load_model(
+    source: str | PreTrainedModel,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> CausalLM:
+    """Load a model by id or path, or wrap a loaded one.
+
+    Args:
+        source: Path-like names are only looked up locally; others may be ids of a hub.
+        device: `auto` takes CUDA where there is one.
+        dtype: `auto` is float32 on a CPU and the checkpoint's own on CUDA.
+        revision: Of a hub id.
+        trust_remote_code: Run Python code that comes with the checkpoint.
+
+    Raises:
+        ModelError: It cannot be found, reached, loaded or used.
+    """
+    if isinstance(source, PreTrainedModel):
+        return CausalLM(source, name=str(source.config.name_or_path or type(source).__name__))
+    where = resolve_device(device)
+    location = locate(source)
+    number_format = _resolve_dtype(dtype, where)
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(location, **options)
+        if config.is_encoder_decoder:
+            raise ModelError(
+                f"a target or drafter must be decoder-only, but `{source}` is a {config.model_type} model"
+            )
+        model = AutoModelForCausalLM.from_pretrained(location, config=config, dtype=number_format, **options)
+        model.to(device=where)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ModelError(f"`{source}` cannot be loaded as a causal language model: {_first_line(error)}") from error
+    return CausalLM(model, source, revision)
+
+
+def locate(source: str) -> str:
+    """Return where transformers shall look for a model: a local folder, or the hub id unchanged.
+
+    Raises:
+        ModelError: A path that does not exist, or an id that is neither cached nor reachable.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return str(path)
+    if path.exists() or looks_like_path(source):
+        raise ModelError(
+            f"a model path must be an existing folder, but `{source}` is {'a file' if path.exists() else 'not there'}"
+        )
+    if not _is_cached(source):
+        _check_reachable(source)
+    return source
+
+
+def looks_like_path(source: str) -> bool:
+    """Tell a path from a hub id, which is `name` or `organisation/name`."""
+    return source.startswith((".", "/", "~")) or "\\" in source or source.count("/") > 1 or source.endswith("/")
+
+
+def _is_cached(source: str) -> bool:
+    try:
+        AutoConfig.from_pretrained(source, local_files_only=True)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _check_reachable(source: str) -> None:
+    """Ask the hub once, within seconds; transformers alone would retry for half a minute."""
+    from urllib.error import HTTPError, URLError
+    from urllib.request import Request, urlopen
+
+    from huggingface_hub import constants
+
+    failures: list[str] = []
+    if constants.HF_HUB_OFFLINE:
+        failures.append("HF_HUB_OFFLINE is set")
+    else:
+
+        def ask() -> None:
+            try:
+                urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=REACH_SECONDS).close()
+            except HTTPError:
+                return  # it answered
+            except (URLError, TimeoutError, OSError) as error:
+                failures.append(_first_line(error))
+
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(REACH_SECONDS)
+        if thread.is_alive():
+            failures.append(f"no answer within {REACH_SECONDS:.0f} s")
+    if failures:
+        raise ModelError(
+            f"`{source}` is no local folder and not in the local cache, and the model hub cannot be reached: "
+            f"{failures[0]}"
+        )
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn `auto` or a name into a device that exists.
+
+    Raises:
+        ModelError: No such device here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(
+            f"`device` must name a device of this machine, but got {device!r}: {_first_line(error)}"
+        ) from error
+    return found
+
+
+def _resolve_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
+    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    if dtype not in names:
+        raise ModelError(f"`dtype` must be one of {['auto', *names]}, but got {dtype!r}")
+    return names[dtype]
+
+
+def _context_length(config: Any) -> int:
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        value = getattr(config, name, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return 1 << 30
+
+
+def _eos_token_ids(model: PreTrainedModel) -> frozenset[int]:
+    generation = getattr(model, "generation_config", None)
+    eos = getattr(generation, "eos_token_id", None)
+    if eos is None:
+        eos = model.config.get_text_config().eos_token_id
+    return frozenset([eos] if isinstance(eos, int) else eos or [])
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0]

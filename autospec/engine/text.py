@@ -1,0 +1,122 @@
+"""Text of prompts and outputs: tokenizer, chat template, stop strings, the text of a growing output.
+
+Knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from autospec.errors import ModelError, WorkloadError
+from autospec.records import Prompt
+
+CONTEXT_TOKENS = 4  # decoded again before new tokens, because some tokenizers join words by what stands before
+MAX_CHARACTER_TOKENS = 4  # UTF-8 needs at most four bytes; a longer wait means that the bytes are no text
+
+
+class TextCodec:
+    """Text to token ids and back, by one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def load(cls, location: str, revision: str | None = None, trust_remote_code: bool = False) -> TextCodec:
+        """Load the tokenizer of a checkpoint.
+
+        Raises:
+            ModelError: The checkpoint has none.
+        """
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(location, revision=revision, trust_remote_code=trust_remote_code)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise ModelError(f"`{location}` has no tokenizer that can be loaded: {error}") from error
+        return cls(tokenizer)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a plain prompt, with the special tokens its tokenizer adds.
+
+        Raises:
+            WorkloadError: There is no token in it.
+        """
+        ids = list(self.tokenizer(text)["input_ids"])
+        if not ids:
+            raise WorkloadError(f"a prompt must hold at least one token, but got {text!r}")
+        return ids
+
+    def render(self, prompt: Prompt) -> list[int]:
+        """Return the ids of a prompt; messages go through the chat template where there is one."""
+        if not prompt.messages:
+            return self.encode(prompt.text)
+        if self.tokenizer.chat_template is None:
+            return self.encode("\n\n".join(content for _, content in prompt.messages))
+        messages = [{"role": role, "content": content} for role, content in prompt.messages]
+        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of ids, special tokens left out."""
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+    def vocabulary(self) -> dict[str, int]:
+        """Return all tokens and their ids."""
+        return dict(self.tokenizer.get_vocab())
+
+
+class GrowingText:
+    """The text of an output that grows token by token, and whether a stop string has ended it.
+
+    Nothing is decoded before it is asked for. Only the last few tokens are decoded again for each new one, from a
+    place where the text was whole, so that a character made of several tokens appears once it is complete.
+
+    Args:
+        codec: None where there is no tokenizer: the text stays empty.
+        stop: Strings that end the output.
+    """
+
+    def __init__(self, codec: TextCodec | None, stop: Sequence[str] = ()) -> None:
+        self._codec, self._stop = codec, tuple(stop)
+        self._ids: list[int] = []
+        self._num_decoded = 0
+        self._text = ""
+        self._num_shown = 0
+
+    def append(self, token_id: int) -> bool:
+        """Take one more token; tell whether a stop string is now complete (the text is then cut before it)."""
+        self._ids.append(token_id)
+        if not self._stop:
+            return False
+        checked = len(self._text)
+        self._decode(is_final=False)
+        reach = max(map(len, self._stop)) - 1
+        places = [self._text.find(word, max(0, checked - reach)) for word in self._stop]
+        found = [place for place in places if place >= 0]
+        if found:
+            self._text = self._text[: min(found)]
+        return bool(found)
+
+    def show(self, *, is_final: bool) -> str:
+        """Return the text not shown yet; what may still become a stop string waits unless this is the end."""
+        self._decode(is_final)
+        end = len(self._text)
+        if not is_final and self._stop:
+            tails = range(1, min(end, max(map(len, self._stop))) + 1)
+            end -= max((size for size in tails if self._may_become_stop(self._text[-size:])), default=0)
+        shown, self._num_shown = self._text[self._num_shown : end], max(end, self._num_shown)
+        return shown
+
+    def _may_become_stop(self, tail: str) -> bool:
+        return any(word.startswith(tail) for word in self._stop)
+
+    def _decode(self, is_final: bool) -> None:
+        if self._codec is None or self._num_decoded == len(self._ids):
+            return
+        context = max(0, self._num_decoded - CONTEXT_TOKENS)
+        known = self._codec.decode(self._ids[context : self._num_decoded])
+        fresh = self._codec.decode(self._ids[context:])
+        is_whole = not fresh.endswith("\ufffd") or len(self._ids) - self._num_decoded >= MAX_CHARACTER_TOKENS
+        if is_final or is_whole:
+            self._text += fresh[len(known) :]
+            self._num_decoded = len(self._ids)

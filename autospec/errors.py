@@ -10,7 +10,8 @@ AutospecError
 ├── TrackingError (RuntimeError)  an experiment tracker that cannot be reached
 └── TrainingError (RuntimeError)  a corpus or a training run that cannot go on
 
-Messages state the rule first, then the values that broke it.
+AutospecWarning (UserWarning) is the category of every warning. Messages state the rule first, then the values that
+broke it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from __future__ import annotations
 
 class AutospecError(Exception):
     """Base of all errors raised by autospec."""
+
+
+class AutospecWarning(UserWarning):
+    """Category of every warning that autospec gives."""
 
 
 class ConfigError(AutospecError, ValueError):

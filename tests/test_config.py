@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from autospec.config import SamplingParams, SpecConfig
+from autospec.errors import ConfigError
+
+
+def test_default_config_is_speculation_off() -> None:
+    config = SpecConfig()
+    assert config.is_off
+    assert config.short() == "off"
+    assert config.to_json() == {"draft_length": 0}
+
+
+def test_canonical_json_omits_defaults() -> None:
+    config = SpecConfig(drafter="draft", draft_length=4, stop_rule="static", ngram_max=3)
+    assert config.to_json() == {"drafter": "draft", "draft_length": 4}
+
+
+def test_every_way_to_be_off_has_one_json_form() -> None:
+    assert SpecConfig(drafter="draft", stop_rule="confidence").to_json() == SpecConfig().to_json()
+    assert SpecConfig(drafter="draft", ngram_max=9).config_hash == SpecConfig().config_hash
+
+
+# Measurements are found again by these values: a change here loses every stored measurement and policy.
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (SpecConfig(), "a2e5f3cde624"),
+        (SpecConfig(drafter="draft", draft_length=4), "2dbbe5c90b39"),
+        (SpecConfig(drafter="ngram", draft_length=8, ngram_min=2, ngram_max=5, accept_rule="block"), "2ae386d9349b"),
+        (SpecConfig(drafter="draft", draft_length=6, stop_rule="confidence", stop_threshold=0.25), "f44d691c6257"),
+    ],
+)
+def test_hashes_never_change(config: SpecConfig, expected: str) -> None:
+    assert config.config_hash == expected
+
+
+def test_equal_configs_have_one_hash_however_the_number_is_written() -> None:
+    whole = SpecConfig(drafter="draft", draft_length=4, stop_rule="confidence", stop_threshold=1)
+    real = SpecConfig(drafter="draft", draft_length=4, stop_rule="confidence", stop_threshold=1.0)
+    assert whole == real
+    assert whole.config_hash == real.config_hash
+    assert json.dumps(SamplingParams(temperature=-0.0).to_json()) == json.dumps(
+        SamplingParams(temperature=0).to_json()
+    )
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(SpecConfig)])
+def test_every_field_changes_the_hash(field: str) -> None:
+    other: dict[str, Any] = {
+        "drafter": "other",
+        "draft_length": 5,
+        "stop_rule": "heuristic",
+        "stop_threshold": 0.5,
+        "draft_length_start": 6,
+        "accept_rule": "rejection",
+        "ngram_min": 2,
+        "ngram_max": 4,
+    }
+    base = SpecConfig(drafter="draft", draft_length=4)
+    assert dataclasses.replace(base, **{field: other[field]}).config_hash != base.config_hash
+
+
+def test_config_round_trips_through_json_text() -> None:
+    config = SpecConfig("ngram", 7, "heuristic", 0.3, 2, "rejection", 2, 6)
+    assert SpecConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_config_is_frozen_and_hashable() -> None:
+    config = SpecConfig(drafter="draft", draft_length=4)
+    assert {config: 1}[SpecConfig(drafter="draft", draft_length=4)] == 1
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.draft_length = 5  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"draft_length": -1}, "draft_length"),
+        ({"drafter": "draft", "draft_length": 65}, "draft_length"),
+        ({"draft_length": 4}, "drafter"),
+        ({"stop_rule": "sometimes"}, "stop_rule"),
+        ({"stop_threshold": 1.01}, "stop_threshold"),
+        ({"stop_threshold": float("nan")}, "stop_threshold"),
+        ({"draft_length_start": 0}, "draft_length_start"),
+        ({"accept_rule": "typical"}, "accept_rule"),
+        ({"ngram_min": 0}, "ngram_min"),
+        ({"ngram_min": 4, "ngram_max": 3}, "ngram_max"),
+        ({"draft_length": 4.0}, "draft_length"),
+        ({"draft_length": True}, "draft_length"),
+        ({"drafter": None}, "drafter"),
+        ({"stop_threshold": "0.4"}, "stop_threshold"),
+    ],
+)
+def test_impossible_config_is_refused_by_name(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        SpecConfig(**values)
+    assert len(caught.value.faults) == 1
+    assert f"{named}" in caught.value.faults[0]
+
+
+def test_all_config_faults_are_listed_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        SpecConfig(draft_length=99, stop_rule="x", stop_threshold=2.0, accept_rule="y", ngram_min=5, ngram_max=1)
+    faults = caught.value.faults
+    assert [sum(name in fault for fault in faults) > 0 for name in ("99", "'x'", "2.0", "'y'", "5 and 1")] == [
+        True
+    ] * 5
+    assert len(faults) == 6  # the sixth: a draft without a drafter
+
+
+def test_all_type_faults_are_listed_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        SpecConfig(drafter=1, draft_length="4", ngram_min=None)  # type: ignore[arg-type]
+    assert len(caught.value.faults) == 3
+
+
+@pytest.mark.parametrize("values", [{"gamma": 4}, {"draft_len": 4, "drafter": "draft"}])
+def test_unknown_names_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="takes only"):
+        SpecConfig.from_json(values)
+
+
+@pytest.mark.parametrize("values", [None, 4, ["draft"], "draft"])
+def test_what_is_not_a_mapping_is_refused(values: Any) -> None:
+    with pytest.raises(ConfigError, match="mapping"):
+        SpecConfig.from_json(values)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (SpecConfig(drafter="draft", draft_length=4), "draft x4 exact"),
+        (
+            SpecConfig(drafter="draft", draft_length=8, stop_rule="confidence", stop_threshold=0.25),
+            "draft x8 confidence 0.25 exact",
+        ),
+        (SpecConfig(drafter="ngram", draft_length=6, accept_rule="block"), "ngram x6 n1-3 block"),
+        (
+            SpecConfig(drafter="draft", draft_length=9, stop_rule="heuristic", draft_length_start=3),
+            "draft x9 heuristic from 3 exact",
+        ),
+    ],
+)
+def test_short_form(config: SpecConfig, expected: str) -> None:
+    assert config.short() == expected
+
+
+def test_sampling_is_greedy_only_at_temperature_zero() -> None:
+    assert SamplingParams().is_greedy
+    assert not SamplingParams(temperature=0.01).is_greedy
+
+
+def test_sampling_round_trips_through_json_text() -> None:
+    sampling = SamplingParams(temperature=0.8, top_p=0.95, top_k=40, seed=7)
+    assert SamplingParams.from_json(json.loads(json.dumps(sampling.to_json()))) == sampling
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"temperature": -0.1}, "temperature"),
+        ({"temperature": float("inf")}, "temperature"),
+        ({"top_p": 0.0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"top_k": -1}, "top_k"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 0.5}, "seed"),
+    ],
+)
+def test_impossible_sampling_is_refused_by_name(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        SamplingParams(**values)
+
+
+def test_all_sampling_faults_are_listed_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        SamplingParams(temperature=-1.0, top_p=0.0, top_k=-1, seed=-1)
+    assert len(caught.value.faults) == 4

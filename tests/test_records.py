@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import pytest
+
+from autospec.config import SamplingParams, SpecConfig
+from autospec.errors import ConfigError
+from autospec.records import Measurement, Prompt, StepStats, Workload
+
+
+def _measurement(**changes: Any) -> Measurement:
+    values: dict[str, Any] = {
+        "config": SpecConfig(drafter="draft", draft_length=4),
+        "prompt_id": "p1",
+        "category": "docs",
+        "stage": "search",
+        "trial": 3,
+        "repeat": 1,
+        "seconds": 2.0,
+        "baseline_seconds": 6.0,
+        "num_tokens": 10,
+        "baseline_num_tokens": 20,
+        "prefill_seconds": 0.2,
+        "baseline_prefill_seconds": 0.3,
+        "stats": StepStats(num_steps=2, num_drafted=8, num_accepted=3),
+        "identical": True,
+    }
+    return Measurement(**{**values, **changes})
+
+
+def _workload(**changes: Any) -> Workload:
+    values: dict[str, Any] = {
+        "name": "sample",
+        "tune": (Prompt("a", "docs", text="one"), Prompt("b", "edit", messages=(("user", "two"),))),
+        "held_out": (Prompt("c", "docs", text="three"),),
+    }
+    return Workload(**{**values, **changes})
+
+
+# A chain of 4 of which 2 are kept reaches positions 0, 1 and 2; one of 3 kept whole reaches 0, 1 and 2; one of 2 of
+# which none is kept reaches 0 only; a step that drafts nothing reaches none.
+def test_step_stats_by_hand() -> None:
+    stats = StepStats()
+    for num_drafted, num_accepted in ((4, 2), (3, 3), (2, 0), (0, 0)):
+        stats.add_step(num_drafted, num_accepted)
+    assert (stats.num_steps, stats.num_drafted, stats.num_accepted) == (4, 9, 5)
+    assert stats.position_tested == [3, 2, 2, 0]
+    assert stats.position_accepted == [2, 2, 1, 0]
+    assert stats.position_acceptance == pytest.approx((2 / 3, 1.0, 0.5))
+    assert stats.acceptance_rate == pytest.approx(5 / 9)
+    assert stats.tokens_per_step == pytest.approx(9 / 4)
+
+
+def test_stats_of_no_step() -> None:
+    stats = StepStats()
+    assert (stats.tokens_per_step, stats.acceptance_rate, stats.position_acceptance) == (1.0, 0.0, ())
+
+
+def test_plain_steps_emit_one_token_each() -> None:
+    stats = StepStats()
+    for _ in range(5):
+        stats.add_step(0, 0)
+    assert stats.tokens_per_step == 1.0
+
+
+def test_merged_stats_equal_stats_counted_in_one_go() -> None:
+    first, second, together = StepStats(), StepStats(), StepStats()
+    for part, steps in ((first, [(1, 1)]), (second, [(4, 2), (2, 0)])):
+        for step in steps:
+            part.add_step(*step)
+            together.add_step(*step)
+    first.total_seconds, second.total_seconds, together.total_seconds = 1.5, 2.0, 3.5
+    first.num_new_tokens, second.num_new_tokens, together.num_new_tokens = 3, 5, 8
+    shorter_last = StepStats.from_json(second.to_json())
+    shorter_last.merge(first)
+    first.merge(second)
+    assert first == together
+    assert shorter_last == together
+
+
+def test_merging_leaves_the_other_alone() -> None:
+    first, second = StepStats(), StepStats()
+    second.add_step(2, 1)
+    first.merge(second)
+    first.add_step(2, 2)
+    assert second.position_tested == [1, 1]
+
+
+def test_stats_round_trip_through_json_text() -> None:
+    stats = StepStats(num_new_tokens=7, draft_seconds=0.25)
+    stats.add_step(3, 1)
+    assert StepStats.from_json(json.loads(json.dumps(stats.to_json()))) == stats
+
+
+@pytest.mark.parametrize("identical", [True, False, None])
+def test_measurement_round_trips_through_json_text(identical: bool | None) -> None:
+    measurement = _measurement(identical=identical, num_excused=1, peak_memory_bytes=4096)
+    assert Measurement.from_json(json.loads(json.dumps(measurement.to_json()))) == measurement
+
+
+def test_measurement_key_is_what_makes_it_repeated() -> None:
+    measurement = _measurement()
+    assert measurement.key == (measurement.config.config_hash, "p1", "search", 1)
+    assert _measurement(trial=9, seconds=1.0).key == measurement.key
+    assert _measurement(repeat=2).key != measurement.key
+    assert _measurement(stage="confirm").key != measurement.key
+
+
+def test_measurement_with_another_hash_is_refused() -> None:
+    values = _measurement().to_json()
+    values["config"]["draft_length"] = 5
+    with pytest.raises(ConfigError, match="hash"):
+        Measurement.from_json(values)
+
+
+# Baseline: 6 s for 20 tokens = 0.3 s a token. Configuration: 2 s for 10 tokens = 0.2 s a token.
+def test_log_speedup_by_hand() -> None:
+    assert _measurement().log_speedup == pytest.approx(math.log(1.5))
+
+
+# Baseline: 5.7 s for 19 tokens = 0.3 s a token. Configuration: 1.8 s for 9 tokens = 0.2 s a token.
+def test_log_decode_speedup_by_hand() -> None:
+    assert _measurement().log_decode_speedup == pytest.approx(math.log(1.5))
+    longer_prefill = _measurement(prefill_seconds=1.1)
+    assert longer_prefill.log_decode_speedup == pytest.approx(math.log(3.0))
+    assert longer_prefill.log_speedup == pytest.approx(math.log(1.5))
+
+
+@pytest.mark.parametrize("side", ["num_tokens", "baseline_num_tokens"])
+def test_decode_speedup_claims_nothing_where_nothing_was_decoded(side: str) -> None:
+    assert _measurement(**{side: 1}, seconds=0.2, prefill_seconds=0.2).log_decode_speedup == 0.0
+
+
+def test_content_hash_is_pinned() -> None:
+    assert _workload().content_hash == "790862c6250d4a74"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tune": (Prompt("a", "docs", text="one"),)},
+        {"tune": (Prompt("b", "edit", messages=(("user", "two"),)), Prompt("a", "docs", text="one"))},
+        {"held_out": (Prompt("c", "docs", text="Three"),)},
+        {"held_out": (Prompt("c", "docs", messages=(("user", "three"),)),)},
+        {"sampling": SamplingParams(temperature=0.8)},
+        {"max_new_tokens": 49},
+    ],
+)
+def test_content_hash_follows_prompts_split_and_settings(changes: dict[str, Any]) -> None:
+    assert _workload(**changes).content_hash != _workload().content_hash
+
+
+def test_content_hash_does_not_follow_the_name() -> None:
+    assert _workload(name="other").content_hash == _workload().content_hash
+
+
+def test_categories_are_those_of_both_parts_sorted() -> None:
+    assert _workload(held_out=(Prompt("c", "aside", text="x"),)).categories == ("aside", "docs", "edit")
+
+
+def test_prompts_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Prompt("a", "docs").text = "other"  # type: ignore[misc]

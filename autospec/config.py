@@ -128,6 +128,14 @@ class SpecConfig:
         faults = _check_types(self) or self._faults()
         if faults:
             raise ConfigError(faults)
+        self._forget_idle_knobs()
+
+    def _forget_idle_knobs(self) -> None:
+        """Set what has no effect to its default, so that equal behaviour is one configuration with one hash."""
+        idle = {"stop_threshold": self.stop_rule != "confidence", "draft_length_start": self.stop_rule != "heuristic"}
+        for field in fields(self):
+            if self.is_off or idle.get(field.name, False):
+                object.__setattr__(self, field.name, field.default)
 
     def _faults(self) -> list[str]:
         faults = []

@@ -82,6 +82,7 @@ class StepStats:
         num_drafted: Draft tokens verified.
         num_accepted: Draft tokens kept.
         num_new_tokens: Tokens emitted, the one from the prefill included.
+        num_step_tokens: Tokens emitted by steps; fewer than accepted plus steps where an output ended inside a draft.
         position_tested: How often position i of a draft was reached, all before it having been accepted.
         position_accepted: How often position i was accepted.
         prefill_seconds: Prompt through the target (and through the drafter, as part of its first draft: see
@@ -96,6 +97,7 @@ class StepStats:
     num_drafted: int = 0
     num_accepted: int = 0
     num_new_tokens: int = 0
+    num_step_tokens: int = 0
     position_tested: list[int] = field(default_factory=list)
     position_accepted: list[int] = field(default_factory=list)
     prefill_seconds: float = 0.0
@@ -109,12 +111,18 @@ class StepStats:
         self.num_steps += 1
         self.num_drafted += num_drafted
         self.num_accepted += num_accepted
+        self.num_step_tokens += num_accepted + 1
         missing = num_drafted - len(self.position_tested)
         self.position_tested.extend([0] * missing)
         self.position_accepted.extend([0] * missing)
         for position in range(min(num_accepted + 1, num_drafted)):
             self.position_tested[position] += 1
             self.position_accepted[position] += position < num_accepted
+
+    def drop(self, num_tokens: int) -> None:
+        """Take back tokens of the last step that stand behind the end of the output."""
+        self.num_new_tokens -= num_tokens
+        self.num_step_tokens -= num_tokens
 
     def merge(self, other: StepStats) -> None:
         """Add the counts and seconds of another generation."""
@@ -126,7 +134,7 @@ class StepStats:
         ):
             self.position_tested[position] += tested
             self.position_accepted[position] += accepted
-        for name in ("num_steps", "num_drafted", "num_accepted", "num_new_tokens"):
+        for name in ("num_steps", "num_drafted", "num_accepted", "num_new_tokens", "num_step_tokens"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("prefill", "draft", "verify", "accept", "total"):
             key = f"{name}_seconds"
@@ -135,7 +143,7 @@ class StepStats:
     @property
     def tokens_per_step(self) -> float:
         """Tokens emitted per step, correction or bonus included; 1 when there was no step."""
-        return (self.num_accepted + self.num_steps) / self.num_steps if self.num_steps else 1.0
+        return self.num_step_tokens / self.num_steps if self.num_steps else 1.0
 
     @property
     def acceptance_rate(self) -> float:

@@ -63,12 +63,21 @@ def test_every_field_changes_the_hash(field: str) -> None:
         "ngram_min": 2,
         "ngram_max": 4,
     }
-    base = SpecConfig(drafter="draft", draft_length=4)
+    ruled_by = {"stop_threshold": "confidence", "draft_length_start": "heuristic"}
+    base = SpecConfig(drafter="draft", draft_length=7, stop_rule=ruled_by.get(field, "static"))
     assert dataclasses.replace(base, **{field: other[field]}).config_hash != base.config_hash
 
 
+def test_knobs_without_effect_do_not_change_the_configuration() -> None:
+    static = SpecConfig(drafter="draft", draft_length=4)
+    assert SpecConfig(drafter="draft", draft_length=4, stop_threshold=0.9, draft_length_start=9) == static
+    off = SpecConfig(drafter="ngram", draft_length=0, stop_rule="confidence", accept_rule="block", ngram_max=5)
+    assert off == SpecConfig()
+    assert SpecConfig.from_json(off.to_json()) == off
+
+
 def test_config_round_trips_through_json_text() -> None:
-    config = SpecConfig("ngram", 7, "heuristic", 0.3, 2, "rejection", 2, 6)
+    config = SpecConfig("ngram", 7, "heuristic", 0.4, 2, "rejection", 2, 6)
     assert SpecConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 

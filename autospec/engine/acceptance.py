@@ -63,8 +63,8 @@ class ChainRule:
 def accept_matching(draft_ids: Tensor, target_ids: Tensor) -> Tensor:
     """Count the draft tokens before the first that is not the target's own choice.
 
-    Exact matching: greedy decoding, or sample-and-match where `target_ids` were drawn from the target. Lossless for any
-    drafter, because every emitted token is the target's.
+    Exact matching: greedy decoding, or sample-and-match where `target_ids` were drawn from the target. Lossless for
+    any drafter, because every emitted token is the target's.
 
     Args:
         draft_ids: [..., k].
@@ -136,8 +136,7 @@ def accept_chain(
     num_drafted, vocab_size = draft_ids.shape[0], target_probs.shape[-1]
     if num_drafted == 0:
         return Verdict((), int(pick(target_probs[-1], numbers[-1])))
-    if draft_probs is None:
-        draft_probs = one_hot(draft_ids, vocab_size)
+    draft_probs = one_hot(draft_ids, vocab_size) if draft_probs is None else draft_probs.to(target_probs.device)
     law = (draft_ids, draft_probs, target_probs)
     count = int(rule.num_accepted(rule.accept_probs(*law), numbers[:num_drafted]))
     if count == num_drafted:

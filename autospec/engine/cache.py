@@ -78,6 +78,7 @@ class KVCache:
         assert 0 <= length <= self.lengths[row], (length, self.lengths[row])
         self.lengths[row] = length
 
+    @torch.inference_mode()  # the tensors were made in it
     def keep(self, row: int, start: int, path: Sequence[int]) -> None:
         """Compact a verified tree to its accepted path.
 

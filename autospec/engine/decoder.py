@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from time import perf_counter
 from typing import Protocol, Self
 
@@ -16,7 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.cache import KVCache
 from autospec.engine.drafters import Drafter, NgramDrafter, SmallModelDrafter
-from autospec.engine.model import CausalLM, load_model, locate
+from autospec.engine.location import locate
+from autospec.engine.model import CausalLM, load_model
 from autospec.engine.sampling import Use, to_probs, uniform
 from autospec.engine.session import Job, Session
 from autospec.engine.text import GrowingText, TextCodec
@@ -91,8 +93,8 @@ class SpeculativeDecoder:
     @classmethod
     def from_pretrained(  # noqa: PLR0913  (the public contract)
         cls,
-        target: str | PreTrainedModel,
-        drafters: Mapping[str, str | PreTrainedModel | Drafter] | None = None,
+        target: str | Path | PreTrainedModel,
+        drafters: Mapping[str, str | Path | PreTrainedModel | Drafter] | None = None,
         *,
         tokenizer: str | PreTrainedTokenizerBase | None = None,
         device: str = "auto",
@@ -116,11 +118,13 @@ class SpeculativeDecoder:
         Raises:
             ModelError: A model cannot be found, loaded or used.
         """
+        target = str(target) if isinstance(target, Path) else target
         options = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
         model = load_model(target, revision=revision, **options)  # type: ignore[arg-type]
         text = _load_text(target, tokenizer, revision, trust_remote_code)
         loaded: dict[str, Drafter] = {}
         for name, source in (drafters or {}).items():
+            source = str(source) if isinstance(source, Path) else source
             if isinstance(source, str) and source in BUILT_IN_DRAFTERS:
                 loaded[name] = BUILT_IN_DRAFTERS[source]()
             elif isinstance(source, (str, PreTrainedModel)):
@@ -129,8 +133,13 @@ class SpeculativeDecoder:
                 loaded[name] = SmallModelDrafter(small, model.vocab_size)
                 if compile:
                     small.compile()
-            else:
+            elif isinstance(source, Drafter):
                 loaded[name] = source
+            else:
+                raise ModelError(
+                    f"a drafter must be one of {sorted(BUILT_IN_DRAFTERS)}, an id, a path, a model or a `Drafter`, "
+                    f"but `{name}` is {source!r}"
+                )
         if compile:
             model.compile()
         return cls(model, loaded, text)
@@ -239,6 +248,19 @@ class SpeculativeDecoder:
             raise ModelError("text needs a tokenizer, but this decoder was made without one")
         return self.text
 
+    def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
+        if not isinstance(prompt, (str, Sequence)):
+            raise ConfigError(f"a prompt must be text or a list of token ids, but got {prompt!r}")
+        prompt_ids = self._codec().encode(prompt) if isinstance(prompt, str) else list(prompt)
+        if not prompt_ids:
+            raise ConfigError("a prompt must hold at least one token, but got none")
+        if not 0 <= min(prompt_ids) <= max(prompt_ids) < self.target.vocab_size:
+            raise ConfigError(
+                f"token ids of a prompt must lie in 0 .. {self.target.vocab_size - 1}, "
+                f"but they reach from {min(prompt_ids)} to {max(prompt_ids)}"
+            )
+        return prompt_ids
+
     def _job(
         self,
         prompt: str | Sequence[int],
@@ -248,9 +270,7 @@ class SpeculativeDecoder:
         options: GenerationOptions,
         category: str | None,
     ) -> Job:
-        prompt_ids = self._codec().encode(prompt) if isinstance(prompt, str) else list(prompt)
-        if not prompt_ids:
-            raise ConfigError("a prompt must hold at least one token, but got none")
+        prompt_ids = self._prompt_ids(prompt)
         if options.stop:
             self._codec()
         if config is None:
@@ -287,7 +307,7 @@ class SpeculativeDecoder:
         stats = session.stats
         for tokens in session.run():
             kept, reason = _end(tokens, eos, growing)
-            stats.num_new_tokens -= len(tokens) - len(kept)
+            stats.drop(len(tokens) - len(kept))
             if not reason and stats.num_new_tokens == job.max_new_tokens:
                 reason = "length"
             stats.total_seconds = perf_counter() - started

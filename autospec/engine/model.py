@@ -6,9 +6,7 @@ Loads anything decoder-only that transformers loads. Knows nothing of drafts, ru
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,9 +14,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from autospec.engine.cache import KVCache
+from autospec.engine.location import locate
 from autospec.errors import ModelError
-
-REACH_SECONDS = 4.0
 
 
 class CausalLM:
@@ -38,6 +35,7 @@ class CausalLM:
         config = model.config.get_text_config()
         self.vocab_size = int(config.vocab_size)
         self.context_length = _context_length(config)
+        self._window = _window(config)
         self.eos_token_ids = _eos_token_ids(model)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._check_usable()
@@ -101,29 +99,39 @@ class CausalLM:
         config, kind = self.model.config, type(self.model).__name__
         if config.is_encoder_decoder:
             raise ModelError(f"a target or drafter must be decoder-only, but `{self.name}` is a {kind}")
-        cache = KVCache(capacity=2)
+        ids, whole_cache, cache = torch.arange(4)[None] % self.vocab_size, KVCache(capacity=4), KVCache(capacity=4)
         try:
-            self.forward(torch.zeros(1, 2, dtype=torch.int64), cache)
+            whole = self.forward(ids, whole_cache).float()
+            if len(whole_cache.keys) != config.get_text_config().num_hidden_layers:
+                raise ModelError(f"every layer must use the KV cache, but `{self.name}` ({kind}) leaves it unused")
+            halves = torch.cat([self.forward(ids[:, :2], cache), self.forward(ids[:, 2:], cache)], dim=1).float()
+        except ModelError:
+            raise
         except (TypeError, AttributeError, ValueError, RuntimeError) as error:
             raise ModelError(
-                f"`{self.name}` ({kind}) does not run with a KV cache of keys and values: {error}"
+                f"`{self.name}` ({kind}) does not run with a KV cache of keys and values: {_first_line(error)}"
             ) from error
-        if len(cache.keys) != config.get_text_config().num_hidden_layers:
-            raise ModelError(f"every layer must use the KV cache, but `{self.name}` ({kind}) leaves it unused")
+        # Rounding moves logits by far less than this; a model that looks ahead, or elsewhere, by more.
+        limit = 1e-3 if self.dtype == torch.float32 else 0.1
+        if (halves - whole).abs().mean() > limit * whole.std():
+            raise ModelError(
+                f"a causal model gives the same logits with and without a KV cache, but `{self.name}` ({kind}) does not"
+            )
+
+    @property
+    def usable_length(self) -> int:
+        """Most tokens it may see: its context, or its sliding window (masks for those are not supported yet)."""
+        return min(self.context_length, self._window or self.context_length)
 
     def check_length(self, num_tokens: int) -> None:
         """Refuse lengths that the model was not made for.
 
         Raises:
-            ModelError: Longer than the context, or than a sliding window (masks for those are not supported yet).
+            ModelError: More than `usable_length`.
         """
-        config = self.model.config.get_text_config()
-        kinds = getattr(config, "layer_types", None) or []
-        window = getattr(config, "sliding_window", None)
-        slides = any("sliding" in kind or "chunked" in kind for kind in kinds) or (not kinds and window)
-        if slides and window and num_tokens > window:
+        if self._window is not None and num_tokens > self._window:
             raise ModelError(
-                f"`{self.name}` slides its attention over {window} tokens, but {num_tokens} were asked for"
+                f"`{self.name}` slides its attention over {self._window} tokens, but {num_tokens} were asked for"
             )
         if num_tokens > self.context_length:
             raise ModelError(
@@ -187,73 +195,10 @@ def load_model(
                 f"a target or drafter must be decoder-only, but `{source}` is a {config.model_type} model"
             )
         model = AutoModelForCausalLM.from_pretrained(location, config=config, dtype=number_format, **options)
-        model.to(device=where)
+        torch.nn.Module.to(model, where)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ModelError(f"`{source}` cannot be loaded as a causal language model: {_first_line(error)}") from error
     return CausalLM(model, source, revision)
-
-
-def locate(source: str) -> str:
-    """Return where transformers shall look for a model: a local folder, or the hub id unchanged.
-
-    Raises:
-        ModelError: A path that does not exist, or an id that is neither cached nor reachable.
-    """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return str(path)
-    if path.exists() or looks_like_path(source):
-        raise ModelError(
-            f"a model path must be an existing folder, but `{source}` is {'a file' if path.exists() else 'not there'}"
-        )
-    if not _is_cached(source):
-        _check_reachable(source)
-    return source
-
-
-def looks_like_path(source: str) -> bool:
-    """Tell a path from a hub id, which is `name` or `organisation/name`."""
-    return source.startswith((".", "/", "~")) or "\\" in source or source.count("/") > 1 or source.endswith("/")
-
-
-def _is_cached(source: str) -> bool:
-    try:
-        AutoConfig.from_pretrained(source, local_files_only=True)
-    except (OSError, ValueError):
-        return False
-    return True
-
-
-def _check_reachable(source: str) -> None:
-    """Ask the hub once, within seconds; transformers alone would retry for half a minute."""
-    from urllib.error import HTTPError, URLError
-    from urllib.request import Request, urlopen
-
-    from huggingface_hub import constants
-
-    failures: list[str] = []
-    if constants.HF_HUB_OFFLINE:
-        failures.append("HF_HUB_OFFLINE is set")
-    else:
-
-        def ask() -> None:
-            try:
-                urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=REACH_SECONDS).close()
-            except HTTPError:
-                return  # it answered
-            except (URLError, TimeoutError, OSError) as error:
-                failures.append(_first_line(error))
-
-        thread = threading.Thread(target=ask, daemon=True)
-        thread.start()
-        thread.join(REACH_SECONDS)
-        if thread.is_alive():
-            failures.append(f"no answer within {REACH_SECONDS:.0f} s")
-    if failures:
-        raise ModelError(
-            f"`{source}` is no local folder and not in the local cache, and the model hub cannot be reached: "
-            f"{failures[0]}"
-        )
 
 
 def resolve_device(device: str) -> torch.device:
@@ -289,6 +234,15 @@ def _context_length(config: Any) -> int:
         if isinstance(value, int) and value > 0:
             return value
     return 1 << 30
+
+
+def _window(config: Any) -> int | None:
+    """Return over how many tokens the layers that do not see the whole text look; None where there are none."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds and not any("sliding" in kind or "chunked" in kind for kind in kinds):
+        return None
+    sizes = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    return min((int(size) for size in sizes if size), default=None)
 
 
 def _eos_token_ids(model: PreTrainedModel) -> frozenset[int]:

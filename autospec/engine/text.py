@@ -5,6 +5,7 @@ Knows no model.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -12,8 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from autospec.errors import ModelError, WorkloadError
 from autospec.records import Prompt
 
-CONTEXT_TOKENS = 4  # decoded again before new tokens, because some tokenizers join words by what stands before
-MAX_CHARACTER_TOKENS = 4  # UTF-8 needs at most four bytes; a longer wait means that the bytes are no text
+CONTEXT_PIECES = 4  # decoded again before new tokens, because some tokenizers join words by what stands before
 
 
 class TextCodec:
@@ -69,7 +69,8 @@ class GrowingText:
     """The text of an output that grows token by token, and whether a stop string has ended it.
 
     Nothing is decoded before it is asked for. Only the last few tokens are decoded again for each new one, from a
-    place where the text was whole, so that a character made of several tokens appears once it is complete.
+    place where the text was whole; a character made of several tokens appears once it is complete, and what looks
+    like a part of one waits for the next token or the end.
 
     Args:
         codec: None where there is no tokenizer: the text stays empty.
@@ -79,7 +80,7 @@ class GrowingText:
     def __init__(self, codec: TextCodec | None, stop: Sequence[str] = ()) -> None:
         self._codec, self._stop = codec, tuple(stop)
         self._ids: list[int] = []
-        self._num_decoded = 0
+        self._whole = deque([0] * CONTEXT_PIECES, CONTEXT_PIECES)  # after how many tokens the text was whole
         self._text = ""
         self._num_shown = 0
 
@@ -111,12 +112,11 @@ class GrowingText:
         return any(word.startswith(tail) for word in self._stop)
 
     def _decode(self, is_final: bool) -> None:
-        if self._codec is None or self._num_decoded == len(self._ids):
+        num_decoded = self._whole[-1]
+        if self._codec is None or num_decoded == len(self._ids):
             return
-        context = max(0, self._num_decoded - CONTEXT_TOKENS)
-        known = self._codec.decode(self._ids[context : self._num_decoded])
+        context = self._whole[0]
         fresh = self._codec.decode(self._ids[context:])
-        is_whole = not fresh.endswith("\ufffd") or len(self._ids) - self._num_decoded >= MAX_CHARACTER_TOKENS
-        if is_final or is_whole:
-            self._text += fresh[len(known) :]
-            self._num_decoded = len(self._ids)
+        if is_final or not fresh.endswith("\ufffd"):
+            self._text += fresh[len(self._codec.decode(self._ids[context:num_decoded])) :]
+            self._whole.append(len(self._ids))

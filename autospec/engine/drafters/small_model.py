@@ -34,7 +34,7 @@ class SmallModelDrafter:
     def start(self, prompt_ids: Sequence[int], plan: DraftPlan) -> None:
         self._plan = plan
         self._context, self._cached = list(prompt_ids), []
-        self._cache = KVCache(min(plan.capacity, self.model.context_length))
+        self._cache = KVCache(min(plan.capacity, self.model.usable_length))
 
     def propose(self, max_length: int) -> TokenTree:
         # The last token of a draft is never fed, so a draft may reach one token beyond the cache.

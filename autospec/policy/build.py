@@ -1,0 +1,120 @@
+"""From chosen configurations and their measurements to a policy.
+
+Decides nothing: which configuration won, and whether a category has earned its own, is known before it comes here.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import autospec
+from autospec.comparison import speedup
+from autospec.config import SpecConfig
+from autospec.policy.parts import Evidence, ModelSource, Quality, Reproduction, Row, TunedWorkload
+from autospec.policy.policy import Policy
+from autospec.policy.sources import model_digest, portable_source
+from autospec.records import Measurement, StepStats, Workload
+
+if TYPE_CHECKING:
+    from autospec.engine.decoder import SpeculativeDecoder
+    from autospec.engine.model import CausalLM
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A configuration that was chosen, and why; no evidence where nothing was measured."""
+
+    config: SpecConfig
+    evidence: Evidence | None = None
+
+
+def build_policy(
+    decoder: SpeculativeDecoder,
+    workload: Workload,
+    device: Mapping[str, str | int | float],
+    overall: Choice,
+    by_category: Mapping[str, Choice],
+    reproduce: Reproduction,
+) -> Policy:
+    """Return a policy with one row for all and one for each category that has a configuration of its own.
+
+    Args:
+        decoder: What was measured; models of the embedded family are stored under names that mean the same anywhere.
+        workload: What it was tuned on.
+        device: Fingerprint of the machine.
+        overall: Best over all categories.
+        by_category: Best of a category; one that equals `overall` is inherited and gets no row.
+        reproduce: How it was made.
+    """
+    rows = [Row(overall.config, evidence=overall.evidence)]
+    rows += [
+        Row(choice.config, category=category, evidence=choice.evidence)
+        for category, choice in sorted(by_category.items())
+        if choice.config != overall.config
+    ]
+    return Policy(
+        target=_source(decoder.target.name, decoder.target),
+        drafters={
+            name: _source(drafter.source, getattr(drafter, "model", None))
+            for name, drafter in sorted(decoder.drafters.items())
+        },
+        dtype=str(decoder.target.dtype).removeprefix("torch."),
+        device=dict(device),
+        workload=TunedWorkload(workload.name, workload.content_hash, workload.categories),
+        sampling=workload.sampling,
+        rows=tuple(rows),
+        reproduce=reproduce,
+    )
+
+
+def _source(source: str, model: CausalLM | None) -> ModelSource:
+    """Return where a model came from; a hub id is pinned to the commit that was loaded, where that is known."""
+    if model is None:
+        return ModelSource(source)
+    revision = model.revision or getattr(model.model.config, "_commit_hash", None)
+    return ModelSource(portable_source(source), revision, model_digest(source))
+
+
+def evidence_from(measurements: Sequence[Measurement]) -> Evidence:
+    """Return what paired measurements of one configuration say.
+
+    Raises:
+        ValueError: There are none, or they are of several configurations.
+    """
+    if len({one.config for one in measurements}) != 1:
+        raise ValueError(f"evidence is about one configuration, but got {len(measurements)} measurements of several")
+    whole: defaultdict[str, list[float]] = defaultdict(list)
+    decode: defaultdict[str, list[float]] = defaultdict(list)
+    stats = StepStats()
+    for one in measurements:
+        whole[one.prompt_id].append(one.log_speedup)
+        decode[one.prompt_id].append(one.log_decode_speedup)
+        stats.merge(one.stats)
+    return Evidence(
+        baseline_tokens_per_second=sum(one.baseline_num_tokens for one in measurements)
+        / sum(one.baseline_seconds for one in measurements),
+        tokens_per_second=sum(one.num_tokens for one in measurements) / sum(one.seconds for one in measurements),
+        speedup=speedup(whole),
+        decode_speedup=speedup(decode),
+        tokens_per_step=stats.tokens_per_step,
+        acceptance_rate=stats.acceptance_rate,
+        position_acceptance=stats.position_acceptance,
+        num_prompts=len(whole),
+        num_measurements=len(measurements),
+        quality=_quality(measurements),
+    )
+
+
+def _quality(measurements: Sequence[Measurement]) -> Quality:
+    compared = [one.identical for one in measurements if one.identical is not None]
+    verdict = "not compared" if not compared else "identical" if all(compared) else "different"
+    return Quality(sum(compared), sum(one.num_excused for one in measurements), verdict)
+
+
+def reproduction(command: str, seed: int) -> Reproduction:
+    """Return how a policy is made now: the command, its seed, the version of autospec and the time."""
+    return Reproduction(command, seed, autospec.__version__, datetime.now(UTC).isoformat(timespec="seconds"))

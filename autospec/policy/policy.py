@@ -1,0 +1,182 @@
+"""The policy: which `SpecConfig` to use in which situation, with the evidence for it.
+
+Plain JSON, no code: what is loaded is checked field by field. Knows no engine until `Policy.decoder` is called, and
+never the tools that made it.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autospec.config import SamplingParams, SpecConfig
+from autospec.errors import AutospecWarning, PolicyError
+from autospec.policy import schema
+from autospec.policy.differences import device_differences, model_differences, running_differences
+from autospec.policy.files import read_json, write_atomically
+from autospec.policy.parts import Evidence, ModelSource, Quality, Reproduction, Row, TunedWorkload
+from autospec.policy.sources import resolve_source
+from autospec.profiling.fingerprint import device_fingerprint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from autospec.engine.decoder import SpeculativeDecoder
+
+__all__ = ["Evidence", "ModelSource", "Policy", "Quality", "Reproduction", "Row", "TunedWorkload", "load_policy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Situation (batch size, context length, category) -> `SpecConfig`, with evidence.
+
+    Args:
+        target: The target model.
+        drafters: Drafters by the name that configurations use.
+        dtype: Data type of the models, such as `float32`.
+        device: Fingerprint of the machine it was measured on.
+        workload: What it was tuned on.
+        sampling: Decoding settings it was tuned for.
+        rows: The table.
+        reproduce: How it was made.
+
+    Raises:
+        PolicyError: Two rows speak about the same situation, or a row names a drafter that is not there.
+    """
+
+    target: ModelSource
+    drafters: Mapping[str, ModelSource]
+    dtype: str
+    device: Mapping[str, str | int | float]
+    workload: TunedWorkload
+    sampling: SamplingParams
+    rows: tuple[Row, ...]
+    reproduce: Reproduction
+
+    def __post_init__(self) -> None:
+        faults = []
+        situations = [row.situation for row in self.rows]
+        for situation in sorted({repr(one) for one in situations if situations.count(one) > 1}):
+            faults.append(
+                f"(batch_size, context_length, category) must be given once, but {situation} has several rows"
+            )
+        for name in sorted({row.config.drafter for row in self.rows if not row.config.is_off} - set(self.drafters)):
+            faults.append(f"rows may use only the drafters {sorted(self.drafters)}, but got {name!r}")
+        if faults:
+            raise PolicyError("\n".join(faults))
+
+    def choose(
+        self, batch_size: int = 1, context_length: int | None = None, category: str | None = None
+    ) -> SpecConfig:
+        """Return the configuration for a situation: the most specific row that covers it, else speculation off.
+
+        Args:
+            batch_size: Number of prompts decoded together.
+            context_length: Tokens of context; None where it is not known: then no row with a length applies.
+            category: Category of the request; None, or one the policy does not know, is served by the row for all.
+        """
+        covering = [row for row in self.rows if row.covers(batch_size, context_length, category)]
+        return max(covering, key=lambda row: row.specificity).config if covering else SpecConfig()
+
+    def decoder(self, device: str = "auto") -> SpeculativeDecoder:
+        """Return a decoder with the target and those drafters loaded that the table uses.
+
+        Warns where the decoder runs on another kind of device, or with more or fewer threads, than were measured.
+
+        Raises:
+            ModelError: A model cannot be loaded.
+        """
+        from autospec.engine.decoder import SpeculativeDecoder
+        from autospec.engine.model import load_model
+
+        used = {row.config.drafter for row in self.rows if not row.config.is_off}
+        drafters: dict[str, str | PreTrainedModel] = {}
+        for name in sorted(used):
+            model, source = self.drafters[name], resolve_source(self.drafters[name].source)
+            if model.revision is None:
+                drafters[name] = source
+            else:
+                drafters[name] = load_model(source, device=device, dtype=self.dtype, revision=model.revision).model
+        decoder = SpeculativeDecoder.from_pretrained(
+            target=resolve_source(self.target.source),
+            drafters=drafters,
+            device=device,
+            dtype=self.dtype,
+            revision=self.target.revision,
+        )
+        running = device_fingerprint(decoder.target.device, decoder.target.dtype)
+        for difference in running_differences(self.device, running):
+            warnings.warn(difference, AutospecWarning, stacklevel=2)
+        return decoder
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document that `save` writes, schema version and checksum included."""
+        content = {
+            "schema_version": schema.SCHEMA_VERSION,
+            "target": asdict(self.target),
+            "drafters": {name: asdict(model) for name, model in self.drafters.items()},
+            "dtype": self.dtype,
+            "device": dict(self.device),
+            "workload": {**asdict(self.workload), "categories": list(self.workload.categories)},
+            "sampling": self.sampling.to_json(),
+            "rows": [row.to_json() for row in self.rows],
+            "reproduce": asdict(self.reproduce),
+        }
+        return {**content, "sha256": schema.checksum(content)}
+
+    @classmethod
+    def from_json(cls, document: Any) -> Policy:
+        """Build from `to_json` of this or an older schema version.
+
+        Raises:
+            PolicyError: The document is malformed or was changed; all faults are listed.
+        """
+        values = schema.validate(document)
+        return cls(
+            target=ModelSource(**values["target"]),
+            drafters={name: ModelSource(**model) for name, model in values["drafters"].items()},
+            dtype=values["dtype"],
+            device=values["device"],
+            workload=TunedWorkload.from_json(values["workload"]),
+            sampling=SamplingParams.from_json(values["sampling"]),
+            rows=tuple(Row.from_json(row) for row in values["rows"]),
+            reproduce=Reproduction(**values["reproduce"]),
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the policy as JSON; a reader sees the old file or the new one, never a part.
+
+        Raises:
+            PolicyError: The file cannot be written, or the policy would not load again; all faults are listed.
+        """
+        document = self.to_json()
+        schema.validate(document)
+        write_atomically(Path(path), json.dumps(document, indent=2, allow_nan=False) + "\n")
+
+
+def load_policy(path: str | Path, strict: bool = False) -> Policy:
+    """Load a policy, and say where the machine or the models here are not those it was made for.
+
+    Args:
+        path: A policy file of this or an older schema version.
+        strict: Refuse a policy made for another device or model, where otherwise an `AutospecWarning` is given.
+
+    Raises:
+        PolicyError: The file cannot be read, is malformed, was changed or cut short; all faults are listed.
+    """
+    path = Path(path)
+    try:
+        policy = Policy.from_json(read_json(path))
+    except PolicyError as error:
+        raise PolicyError(f"{path} cannot be used as a policy:\n{error}") from error
+    models = {"target": policy.target, **{f"drafter {name}": model for name, model in policy.drafters.items()}}
+    differences = [*model_differences(models), *device_differences(policy.device)]
+    if differences and strict:
+        raise PolicyError("\n".join([f"{path} must be made for this machine and these models:", *differences]))
+    for difference in differences:
+        warnings.warn(difference, AutospecWarning, stacklevel=2)
+    return policy

@@ -1,0 +1,69 @@
+"""Where a policy's models come from: names that mean the same on every machine, and what identifies their files.
+
+Knows the embedded model family by name only; loads no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from autospec import pocket
+from autospec.errors import ConfigError
+
+POCKET_PREFIX = "pocket/"
+_WEIGHTS = ("*.safetensors", "*.bin")
+_SAMPLE_BYTES = 1 << 20
+
+
+def _pocket_paths() -> dict[str, Path]:
+    return {f"{POCKET_PREFIX}target": pocket.target_path(), f"{POCKET_PREFIX}draft": pocket.draft_path()}
+
+
+def resolve_source(source: str) -> str:
+    """Return what the engine loads: `pocket/target` and `pocket/draft` become paths, all else stays as it is.
+
+    Raises:
+        ConfigError: The name begins with `pocket/` but is neither of the embedded models nor an existing path.
+    """
+    if not source.startswith(POCKET_PREFIX) or Path(source).exists():
+        return source
+    paths = _pocket_paths()
+    if source not in paths:
+        raise ConfigError(f"the embedded models are {list(paths)}, but got {source!r}")
+    return str(paths[source])
+
+
+def portable_source(source: str) -> str:
+    """Return what finds a model from anywhere.
+
+    That is `pocket/target` or `pocket/draft` for an embedded model, the absolute path of another local folder, and a
+    hub id as it is.
+    """
+    if not Path(source).is_dir():
+        return source
+    here = Path(source).resolve()
+    return next((name for name, path in _pocket_paths().items() if path.resolve() == here), str(here))
+
+
+def model_digest(source: str) -> str | None:
+    """Return what identifies the files of a local model, or None where the source is not a local folder.
+
+    Sixteen hexadecimal digits over `config.json` and, of every weight file, name, size and one MiB of its beginning,
+    middle and end: retrained weights are noticed, and a model of many gigabytes still takes milliseconds.
+    """
+    folder = Path(resolve_source(source))
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    config = folder / "config.json"
+    if config.is_file():
+        digest.update(config.read_bytes())
+    for path in sorted(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
+        with path.open("rb") as file:
+            for start in sorted({0, max(0, (size - _SAMPLE_BYTES) // 2), max(0, size - _SAMPLE_BYTES)}):
+                file.seek(start)
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:16]

@@ -1,0 +1,399 @@
+"""MLflow behind the tracker protocol of tuning: one parent run for a study, a child run for each trial.
+
+The only module that knows MLflow, which is imported when a study starts to be tracked and not before. Called between
+measurements only. A tracker that fails in the middle of a study is a warning, never the end of the study. Longer than
+most modules, so that MLflow stays behind one wall: the store, the tracker, and what of a study becomes which metric.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import autospec
+from autospec.comparison import Estimate
+from autospec.errors import AutospecWarning, TrackingError
+from autospec.records import Measurement
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from autospec.tuning.events import StudyPlan, TrialReport
+    from autospec.tuning.result import TuningResult
+
+EXPERIMENT = "autospec"
+RUN_FILE = "mlflow.json"
+PARENT_TAG = "mlflow.parentRunId"
+MAX_METRICS = 1000  # of one MLflow batch
+MAX_RUNS = 50_000  # of one MLflow search
+MAX_TAG_LENGTH = 5000
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStore:
+    """The store under an outputs root: a database and a folder of artifacts, both by absolute path."""
+
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where everything lies."""
+        return self.root.absolute() / "mlflow"
+
+    @property
+    def uri(self) -> str:
+        """The database."""
+        return f"sqlite:///{(self.folder / 'mlflow.db').as_posix()}"
+
+    @property
+    def artifacts(self) -> str:
+        """The folder of artifacts."""
+        return (self.folder / "artifacts").as_uri()
+
+    def create(self) -> None:
+        """Make the folder; a `TrackingError` where it cannot be made."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TrackingError(f"the MLflow store needs a folder that can be made, but: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCommand:
+    """Command line of a server, and what to add to the environment."""
+
+    arguments: tuple[str, ...]
+    environment: Mapping[str, str]
+
+
+def server_command(root: Path, port: int = 5000) -> ServerCommand:
+    """Return how to browse the store under an outputs root, on the loopback address only.
+
+    One worker and no job runners save many processes; artifacts are read where they lie, so nothing is written to the
+    working directory.
+
+    Raises:
+        TrackingError: The store's folder cannot be made.
+    """
+    store = LocalStore(root)
+    store.create()
+    arguments = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    arguments += ["--backend-store-uri", store.uri, "--default-artifact-root", store.artifacts, "--no-serve-artifacts"]
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    return ServerCommand(tuple(arguments), environment)
+
+
+class MlflowTracker:
+    """Logs a study to MLflow.
+
+    Args:
+        output_dir: Output folder of the study; the parent run's id is kept there, so that resuming finds it.
+        root: Outputs root, under which the local store lies.
+        uri: Another tracking server or store; empty takes the local one.
+    """
+
+    def __init__(self, output_dir: Path, root: Path, uri: str = "") -> None:
+        self._output_dir, self._store, self._uri = output_dir, LocalStore(root), uri or LocalStore(root).uri
+        self._client: MlflowClient | None = None
+        self._experiment_id = self._run_id = ""
+        self._tags: dict[str, str] = {}
+        self._logged: set[int] = set()
+        self._waiting: list[TrialReport] = []
+
+    def connect(self) -> None:
+        """Reach the store and find or make the experiment; a second call does nothing.
+
+        Raises:
+            TrackingError: It cannot be reached within seconds, or refuses.
+        """
+        if self._client is not None:
+            return
+        if self._uri == self._store.uri:
+            self._store.create()
+        try:
+            client = _open(self._uri)
+            self._experiment_id = self._find_experiment(client)
+        except _failures() as error:
+            message = f"MLflow must be reachable at {self._uri} (or use tracking=none), but: {_first_line(error)}"
+            raise TrackingError(message) from error
+        self._client = client
+
+    def start(self, plan: StudyPlan) -> None:
+        """Open the parent run: the one this output folder already has, or a new one.
+
+        Raises:
+            TrackingError: The store cannot be reached, or refuses.
+        """
+        self.connect()
+        self._tags = _study_tags(plan)
+        try:
+            self._run_id = self._find_run() or self._create_run(plan)
+            self._logged = self._find_trials()
+        except _failures() as error:
+            raise TrackingError(f"MLflow must take a run at {self._uri}, but: {_first_line(error)}") from error
+
+    def log_trial(self, report: TrialReport) -> None:
+        """Log a trial once, however often it comes."""
+        self._waiting.append(report)
+        if len(self._waiting) == 1:
+            self._attempt(self._log_waiting, "trials are kept and logged at the end of the study, if it is back then")
+
+    def finish(self, result: TuningResult, files: Sequence[Path]) -> None:
+        """Log what is left, the result and its files, and end the parent run."""
+
+        def end() -> None:
+            self._log_waiting()
+            self._log_metrics(self._run_id, [_result_metrics(result)])
+            self._put_files(files)
+            self._connected.set_tag(self._run_id, "autospec.stop_reason", result.stop_reason)
+            self._connected.set_terminated(self._run_id, "FINISHED")
+
+        self._attempt(end, f"the study is complete in {self._output_dir}, but not in MLflow")
+
+    def log_files(self, files: Sequence[Path]) -> None:
+        """Add files of the output folder, such as figures, to the parent run; also after `finish`."""
+        self._attempt(lambda: self._put_files(files), f"the files are in {self._output_dir}, but not in MLflow")
+
+    @property
+    def _connected(self) -> MlflowClient:
+        if self._client is None:
+            raise TrackingError("`start` must be called before anything is logged")
+        return self._client
+
+    def _attempt(self, action: Callable[[], None], consequence: str) -> None:
+        try:
+            action()
+        except _failures() as error:
+            warnings.warn(f"MLflow at {self._uri}: {_first_line(error)}; {consequence}", AutospecWarning, stacklevel=3)
+
+    def _find_experiment(self, client: MlflowClient) -> str:
+        """Return the first experiment of our name that is alive and keeps its artifacts where this store is."""
+        location = None if self._uri.startswith(("http://", "https://")) else self._store.artifacts
+        name, number = EXPERIMENT, 1
+        while (found := client.get_experiment_by_name(name)) is not None:
+            if found.lifecycle_stage == "active" and location in (None, found.artifact_location):
+                return str(found.experiment_id)
+            number += 1
+            name = f"{EXPERIMENT}-{number}"
+        return str(client.create_experiment(name, artifact_location=location))
+
+    def _find_run(self) -> str:
+        """Return the run that the output folder names, if this store still has it."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            stored = json.loads((self._output_dir / RUN_FILE).read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return ""
+        if not isinstance(stored, dict) or stored.get("uri") != self._uri:
+            return ""
+        run_id = str(stored.get("run_id"))
+        try:
+            run = self._connected.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return ""
+            raise
+        if run.info.lifecycle_stage != "active":
+            return ""
+        self._connected.update_run(run_id, status="RUNNING")
+        return run_id
+
+    def _create_run(self, plan: StudyPlan) -> str:
+        run = self._connected.create_run(self._experiment_id, run_name=self._output_dir.name, tags=self._tags)
+        run_id = str(run.info.run_id)
+        self._log_params(run_id, _study_params(plan))
+        path = self._output_dir / RUN_FILE
+        path.write_text(json.dumps({"uri": self._uri, "run_id": run_id}) + "\n", encoding="utf-8")
+        return run_id
+
+    def _find_trials(self) -> set[int]:
+        """Return the numbers of trials logged whole; those that a kill cut short are deleted, to be logged again."""
+        of_parent = f"tags.`{PARENT_TAG}` = '{self._run_id}'"
+        whole = set()
+        for child in self._connected.search_runs([self._experiment_id], of_parent, max_results=MAX_RUNS):
+            if child.info.status == "RUNNING":
+                self._connected.delete_run(child.info.run_id)
+            else:
+                whole.add(int(child.data.tags["autospec.trial"]))
+        return whole
+
+    def _log_waiting(self) -> None:
+        while self._waiting:
+            report = self._waiting[0]
+            if report.number not in self._logged:
+                self._log_one(report)
+                self._logged.add(report.number)
+            del self._waiting[0]
+
+    def _log_one(self, report: TrialReport) -> None:
+        tags = {
+            **self._tags,
+            PARENT_TAG: self._run_id,
+            "autospec.trial": str(report.number),
+            "autospec.state": report.state,
+            "autospec.config_hash": report.config.config_hash,
+            "autospec.prompts": " ".join(one.prompt_id for one in report.measurements),
+            "autospec.reason": report.reason,
+        }
+        name = f"{report.number:03d} {report.config.short()}"
+        tags = {key: value[:MAX_TAG_LENGTH] for key, value in tags.items() if value}
+        run_id = self._connected.create_run(self._experiment_id, run_name=name, tags=tags).info.run_id
+        self._log_params(run_id, asdict(report.config))
+        self._log_metrics(run_id, [_prompt_metrics(one) for one in report.measurements])
+        self._log_metrics(run_id, [_trial_metrics(report)])
+        self._connected.set_terminated(run_id, "FAILED" if report.state == "failed" else "FINISHED")
+        self._log_metrics(self._run_id, [{"best_speedup": report.best_speedup}], first_step=report.number)
+
+    def _log_params(self, run_id: str, values: Mapping[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        self._connected.log_batch(run_id, params=[Param(name, str(value)) for name, value in values.items()])
+
+    def _log_metrics(self, run_id: str, steps: Sequence[Mapping[str, float]], first_step: int = 0) -> None:
+        """Log what was seen at each step; MLflow takes no infinite values, they are left out."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(name, value, now, step)
+            for step, values in enumerate(steps, start=first_step)
+            for name, value in values.items()
+            if math.isfinite(value)
+        ]
+        for start in range(0, len(metrics), MAX_METRICS):
+            self._connected.log_batch(run_id, metrics=metrics[start : start + MAX_METRICS])
+
+    def _put_files(self, files: Sequence[Path]) -> None:
+        for path in files:
+            inside = path.parent.relative_to(self._output_dir) if path.is_relative_to(self._output_dir) else Path()
+            self._connected.log_artifact(self._run_id, str(path), None if inside == Path() else inside.as_posix())
+
+
+def _open(uri: str) -> MlflowClient:
+    """Import MLflow, quietly and without telemetry, and return a client; variables the user has set are kept."""
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of its own dependencies, on import and first use
+        from mlflow import MlflowClient
+
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        return MlflowClient(tracking_uri=uri)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what a store or server raises when it does not work; network errors of requests are `OSError`."""
+    from mlflow.exceptions import MlflowException
+
+    return (MlflowException, OSError)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
+
+
+def _commit() -> str:
+    """Return the commit of this checkout, marked where it was changed; empty when installed from a package."""
+    root = Path(autospec.__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return ""
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
+def _study_tags(plan: StudyPlan) -> dict[str, str]:
+    return {
+        "autospec.device": str(plan.fingerprint.get("device_name", plan.device)),
+        "autospec.target": plan.target,
+        "autospec.drafters": json.dumps(dict(plan.drafters), sort_keys=True),
+        "autospec.workload": plan.workload,
+        "autospec.commit": _commit(),
+    }
+
+
+def _study_params(plan: StudyPlan) -> dict[str, Any]:
+    return {
+        "target": plan.target,
+        "dtype": plan.dtype,
+        "workload": plan.workload,
+        "workload_hash": plan.workload_hash,
+        "categories": " ".join(plan.categories),
+        "decoding": plan.decoding,
+        "max_new_tokens": plan.max_new_tokens,
+        "space_size": plan.space_size,
+        **plan.settings.to_json(),
+        **{f"device.{name}": value for name, value in plan.fingerprint.items()},
+    }
+
+
+def _prompt_metrics(measurement: Measurement) -> dict[str, float]:
+    return {
+        "log_speedup": measurement.log_speedup,
+        "seconds": measurement.seconds,
+        "baseline_seconds": measurement.baseline_seconds,
+        "prompt_tokens_per_second": measurement.num_tokens / measurement.seconds,
+        "acceptance_rate": measurement.stats.acceptance_rate,
+        "tokens_per_step": measurement.stats.tokens_per_step,
+    }
+
+
+def _estimate_metrics(estimate: Estimate) -> dict[str, float]:
+    return {"speedup": estimate.value, "speedup_low": estimate.low, "speedup_high": estimate.high}
+
+
+def _trial_metrics(report: TrialReport) -> dict[str, float]:
+    return {
+        "tokens_per_second": report.tokens_per_second,
+        "baseline_tokens_per_second": report.baseline_tokens_per_second,
+        "num_measurements": float(len(report.measurements)),
+        **(_estimate_metrics(report.speedup) if report.speedup else {}),
+    }
+
+
+def _result_metrics(result: TuningResult) -> dict[str, float]:
+    """Return the held-out figures, of all categories without a prefix and of each with its name before it."""
+    metrics = {
+        **_estimate_metrics(result.speedup),
+        "decode_speedup": result.decode_speedup.value,
+        "tokens_per_second": result.throughput.tokens_per_second,
+        "baseline_tokens_per_second": result.throughput.baseline_tokens_per_second,
+        "noise_floor": result.noise_floor,
+    }
+    for category, estimate in result.categories.items():
+        allowed = re.sub(r"[^\w. /-]", "_", category)
+        metrics |= {f"{allowed}.{name}": value for name, value in _estimate_metrics(estimate).items()}
+    return metrics

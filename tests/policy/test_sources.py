@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+
+from autospec import pocket
+from autospec.errors import ConfigError
+from autospec.policy.sources import model_digest, portable_source, resolve_source
+
+
+def test_the_embedded_models_resolve_to_their_folders():
+    assert resolve_source("pocket/target") == str(pocket.target_path())
+    assert resolve_source("pocket/draft") == str(pocket.draft_path())
+
+
+@pytest.mark.parametrize("source", ["Qwen/Qwen3-8B", "ngram", "./models/mine", "/models/mine"])
+def test_other_sources_stay_as_they_are(source):
+    assert resolve_source(source) == source
+
+
+def test_an_unknown_embedded_model_is_refused():
+    with pytest.raises(ConfigError, match=r"'pocket/target', 'pocket/draft'.*but got 'pocket/drafter'"):
+        resolve_source("pocket/drafter")
+
+
+def test_a_local_folder_that_begins_with_pocket_is_used(tmp_path, monkeypatch):
+    (tmp_path / "pocket" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert resolve_source("pocket/mine") == "pocket/mine"
+
+
+def test_portable_names_find_a_model_from_anywhere(tmp_path, monkeypatch):
+    embedded = tmp_path / "embedded"
+    embedded.mkdir()
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setattr(pocket, "target_path", lambda: embedded)
+    monkeypatch.chdir(tmp_path)
+    assert portable_source(str(embedded)) == "pocket/target"
+    assert portable_source("embedded") == "pocket/target"
+    assert portable_source("mine") == str(tmp_path.resolve() / "mine")
+    assert portable_source("Qwen/Qwen3-8B") == "Qwen/Qwen3-8B"
+
+
+def test_a_digest_changes_with_weights_of_the_same_size(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"\0" * 1000)
+    before = model_digest(str(tmp_path))
+    assert before == model_digest(str(tmp_path))
+    weights.write_bytes(b"\0" * 999 + b"\1")
+    assert model_digest(str(tmp_path)) != before
+
+
+def test_a_digest_sees_beginning_middle_and_end_of_large_files(tmp_path):
+    weights = tmp_path / "model.safetensors"
+    size = 9 << 20
+    digests = set()
+    for changed in (None, 0, size // 2, size - 1):
+        content = bytearray(size)
+        if changed is not None:
+            content[changed] = 1
+        weights.write_bytes(content)
+        digests.add(model_digest(str(tmp_path)))
+    assert len(digests) == 4
+
+
+def test_only_local_folders_have_a_digest():
+    assert model_digest("Qwen/Qwen3-8B") is None
+    assert model_digest("ngram") is None

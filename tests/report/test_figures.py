@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from autospec.config import SpecConfig
+from autospec.report import draw_figures
+from autospec.report.figures import acceptance_by_position, optimisation_history, speed_by_draft_length
+from autospec.report.run import read_run
+
+OFF = SpecConfig()
+PROMPTS = ("a1", "b1", "c1", "a2")
+
+
+def draft(length: int) -> SpecConfig:
+    return SpecConfig(drafter="draft", draft_length=length)
+
+
+@pytest.fixture
+def folder(write_run) -> Path:
+    """Write trial 1 at 2 times the baseline, trial 2 pruned at 0.5 times, trial 3 failed, trial 4 at 4 times."""
+    ngram = SpecConfig(drafter="ngram", draft_length=8)
+    return write_run(
+        *[(OFF, 0, prompt, 1.0) for prompt in PROMPTS],
+        *[(draft(3), 1, prompt, 0.5) for prompt in PROMPTS],
+        *[(draft(12), 2, prompt, 2.0) for prompt in PROMPTS[:2]],
+        *[(ngram, 4, prompt, 0.25) for prompt in PROMPTS],
+        failure=(draft(60), 3),
+    )
+
+
+def texts(figure) -> str:
+    return " | ".join(text.get_text() for text in [*figure.texts, *figure.legends[0].get_texts()])
+
+
+def lines_of(axes, minimum: int = 2) -> list[list[tuple[float, float]]]:
+    found = [list(zip(*line.get_data(), strict=True)) for line in axes.lines if line.get_marker() == "o"]
+    return [line for line in found if len(line) >= minimum]
+
+
+def test_all_figures_are_written_as_png(folder):
+    files = draw_figures(folder)
+    assert [file.name for file in files] == [
+        "optimisation_history.png",
+        "speed_by_draft_length.png",
+        "acceptance_by_position.png",
+    ]
+    assert all(file.parent == folder / "figures" for file in files)
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+
+
+def test_the_history_shows_each_trial_the_best_so_far_and_what_failed(folder):
+    figure = optimisation_history(read_run(folder))
+    axes = figure.axes[0]
+    (best,) = [line for line in axes.lines if line.get_label() == "best so far"]
+    assert list(best.get_xdata()) == [1, 2, 3, 4]
+    assert list(best.get_ydata()) == pytest.approx([2.0, 2.0, 2.0, 4.0])
+    points = {line.get_xdata()[0]: line for line in axes.lines if line.get_marker() == "o"}
+    assert {number: line.get_ydata()[0] for number, line in points.items()} == pytest.approx({1: 2.0, 2: 0.5, 4: 4.0})
+    assert points[2].get_markerfacecolor() == "white"
+    assert points[1].get_markerfacecolor() != "white"
+    (failed,) = [line for line in axes.lines if line.get_marker() == "x"]
+    assert list(failed.get_xdata()) == [3]
+    assert "best: trial 4, ngram x8 n1-3 exact, 4.00x" in texts(figure)
+    assert "at most 4 prompts; Example CPU" in texts(figure)
+    assert "noise of one timing (0.0 %)" in texts(figure)
+    assert "pruned | failed" in texts(figure)
+
+
+def test_every_value_lies_inside_the_panel(folder):
+    for figure in (optimisation_history(read_run(folder)), speed_by_draft_length(read_run(folder))):
+        for axes in figure.axes:
+            low, high = axes.get_ylim()
+            assert low < 0.5
+            assert high > 4.0
+
+
+def test_speed_by_length_has_a_line_for_each_drafter_and_a_panel_for_each_category(write_run):
+    rows = [(draft(length), length, prompt, 1 / length) for length in (2, 3, 4) for prompt in PROMPTS]
+    figure = speed_by_draft_length(read_run(write_run(*rows)))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["all categories", "complete", "docs", "edit"]
+    for axes in figure.axes:
+        (line,) = lines_of(axes)
+        assert [place for place, _ in line] == pytest.approx([2, 3, 4])
+        assert [value for _, value in line] == pytest.approx([2, 3, 4])
+
+
+def test_the_line_prefers_what_was_measured_thoroughly(write_run):
+    lucky = SpecConfig(drafter="draft", draft_length=3, stop_rule="confidence")
+    rows = [(draft(3), 1, prompt, 0.5) for prompt in PROMPTS] + [(lucky, 2, "a1", 0.1)]
+    figure = speed_by_draft_length(read_run(write_run(*rows)))
+    (line,) = [line for line in figure.axes[0].lines if line.get_linestyle() == "-" and line.get_marker() == "o"]
+    assert list(line.get_ydata()) == pytest.approx([2.0])
+
+
+def test_acceptance_leaves_out_positions_that_were_hardly_reached(write_run):
+    figure = acceptance_by_position(read_run(write_run((draft(3), 1, "a1", 0.5))))
+    (line,) = lines_of(figure.axes[0])
+    assert line == [(1, pytest.approx(2 / 3)), (2, pytest.approx(0.5))]  # position 3 was reached 10 times
+
+
+def test_a_run_with_a_baseline_only_has_no_figures(write_run):
+    assert draw_figures(write_run(*[(OFF, 0, prompt, 1.0) for prompt in PROMPTS])) == []
+
+
+def test_drawing_leaves_the_settings_of_matplotlib_alone(folder):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    draw_figures(folder)
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_drawing_needs_no_pyplot_optuna_or_torch(folder):
+    code = (
+        "import sys; from pathlib import Path; from autospec.report import draw_figures;"
+        f"draw_figures(Path({str(folder)!r}));"
+        "print(sorted({'matplotlib.pyplot', 'optuna', 'torch', 'mlflow'} & set(sys.modules)))"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,20 @@
+"""Runners: what turns a configuration and a prompt into a measurement. `LiveRunner` is imported when first used."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from autospec.runners.base import Runner
+
+if TYPE_CHECKING:
+    from autospec.runners.live import LiveRunner
+
+__all__ = ["LiveRunner", "Runner"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "LiveRunner":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from autospec.runners.live import LiveRunner
+
+    return LiveRunner

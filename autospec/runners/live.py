@@ -1,0 +1,178 @@
+"""Measures on the built-in engine: a prompt under a configuration and under plain decoding, one right after the other.
+
+Whole calls are timed with the device's clock, nothing is logged in between. Knows no study and no other prompt.
+"""
+
+from __future__ import annotations
+
+import gc
+import zlib
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import psutil
+import torch
+
+from autospec.clock import Clock
+from autospec.config import SamplingParams, SpecConfig
+from autospec.errors import AutospecError, MeasurementError, MismatchError
+from autospec.records import Generation, Measurement, Prompt
+
+if TYPE_CHECKING:
+    from autospec.engine.decoder import SpeculativeDecoder
+
+TIE_GAP = 1e-4  # forwards of different shape differ by about 1e-5
+_WARM_UP_TOKENS = 8
+_OFF = SpecConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    generation: Generation
+    seconds: float
+
+
+class LiveRunner:
+    """Measures with a decoder.
+
+    Which of the two runs first alternates from prompt to prompt of a category and from repeat to repeat (A B, B A,
+    ...), so that an effect of the order cancels. Both ignore the end-of-text token and emit `max_new_tokens`. Under
+    sampling every prompt has a seed of its own, the same in every repeat.
+
+    Args:
+        decoder: The models.
+        sampling: Decoding settings.
+        max_new_tokens: Tokens generated for each prompt.
+    """
+
+    def __init__(self, decoder: SpeculativeDecoder, sampling: SamplingParams, max_new_tokens: int) -> None:
+        self._decoder, self._sampling, self._max_new_tokens = decoder, sampling, max_new_tokens
+        self._device = decoder.target.device
+        self._clock = Clock(self._device)
+        self._warm: set[SpecConfig] = set()
+        self._turns: Counter[tuple[SpecConfig, str, str, int]] = Counter()
+
+    def measure(self, config: SpecConfig, prompt: Prompt, *, stage: str, trial: int, repeat: int) -> Measurement:
+        """Time one prompt under `config` and under plain decoding; see `Runner`."""
+        try:
+            prompt_ids = self._decoder.render(prompt)
+            sampling = replace(self._sampling, seed=self._sampling.seed + zlib.crc32(prompt.prompt_id.encode()))
+            self._warm_up(config, prompt_ids, sampling)
+            turn = (config, prompt.category, stage, repeat)
+            config_first = bool((self._turns[turn] + repeat) % 2)
+            self._turns[turn] += 1
+            self._reset_peak()
+            if config_first:
+                own = self._time(config, prompt_ids, sampling)
+                peak = self._peak_bytes()
+                baseline = self._time(_OFF, prompt_ids, sampling)
+            else:
+                baseline = self._time(_OFF, prompt_ids, sampling)
+                self._reset_peak()
+                own = self._time(config, prompt_ids, sampling)
+                peak = self._peak_bytes()
+            identical, num_excused = self._compare(config, prompt, own.generation, baseline.generation, sampling)
+        except torch.OutOfMemoryError as error:
+            raise MeasurementError(f"out of memory under {config.short()}: {_first_line(error)}") from error
+        except AutospecError:
+            raise
+        except RuntimeError as error:
+            raise MeasurementError(f"{config.short()} failed: {_first_line(error)}") from error
+        return Measurement(
+            config=config,
+            prompt_id=prompt.prompt_id,
+            category=prompt.category,
+            stage=stage,
+            trial=trial,
+            repeat=repeat,
+            seconds=own.seconds,
+            baseline_seconds=baseline.seconds,
+            num_tokens=len(own.generation.token_ids),
+            baseline_num_tokens=len(baseline.generation.token_ids),
+            prefill_seconds=own.generation.stats.prefill_seconds,
+            baseline_prefill_seconds=baseline.generation.stats.prefill_seconds,
+            stats=own.generation.stats,
+            identical=identical,
+            num_excused=num_excused,
+            peak_memory_bytes=peak,
+        )
+
+    def _generate(
+        self, config: SpecConfig, prompt_ids: list[int], sampling: SamplingParams, max_new_tokens: int
+    ) -> Generation:
+        outputs = self._decoder.generate(
+            [prompt_ids], config=config, sampling=sampling, max_new_tokens=max_new_tokens, ignore_eos=True
+        )
+        return outputs[0]
+
+    def _warm_up(self, config: SpecConfig, prompt_ids: list[int], sampling: SamplingParams) -> None:
+        """Run a configuration, and plain decoding, shortly before they are measured for the first time."""
+        for one in (_OFF, config):
+            if one not in self._warm:
+                self._decoder.check(one)
+                self._generate(one, prompt_ids, sampling, min(_WARM_UP_TOKENS, self._max_new_tokens))
+                self._warm.add(one)
+
+    def _time(self, config: SpecConfig, prompt_ids: list[int], sampling: SamplingParams) -> _Timed:
+        """Time one whole call, without the pauses of the garbage collector."""
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            started = self._clock.now()
+            generation = self._generate(config, prompt_ids, sampling, self._max_new_tokens)
+            seconds = self._clock.now() - started
+        finally:
+            if collects:
+                gc.enable()
+        return _Timed(generation, seconds)
+
+    def _compare(
+        self, config: SpecConfig, prompt: Prompt, own: Generation, baseline: Generation, sampling: SamplingParams
+    ) -> tuple[bool | None, int]:
+        """Return whether the tokens equal plain decoding's, and how many differences a tie excuses (0 or 1).
+
+        Behind an excused first difference the texts are different ones, so nothing more is compared.
+
+        Raises:
+            MismatchError: In float32, where nothing excuses a difference.
+        """
+        if not (sampling.is_greedy or config.accept_rule == "exact"):
+            return None, 0
+        if own.token_ids == baseline.token_ids:
+            return True, 0
+        pairs = zip(own.token_ids, baseline.token_ids, strict=False)
+        shortest = min(len(own.token_ids), len(baseline.token_ids))
+        index = next((place for place, (first, second) in enumerate(pairs) if first != second), shortest)
+        gap = float("inf")
+        if index < shortest:
+            gap = self._decoder.tie_gap(list(baseline.prompt_ids), list(baseline.token_ids), index, sampling)
+            if gap < TIE_GAP:
+                return True, 1
+        if self._decoder.target.dtype == torch.float32:
+            raise MismatchError(
+                f"a lossless rule must give the tokens of plain decoding, but {config.short()} on prompt "
+                f"{prompt.prompt_id!r} differs at token {index}: {_around(own.token_ids, index)} instead of "
+                f"{_around(baseline.token_ids, index)}, where plain decoding was {gap:.2e} away from another token "
+                f"(a tie is below {TIE_GAP:.0e})"
+            )
+        return False, 0
+
+    def _reset_peak(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+
+    def _peak_bytes(self) -> int:
+        """Return the most memory torch held on the device since the reset; on a CPU what the process holds now."""
+        if self._device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self._device))
+        return int(psutil.Process().memory_info().rss)
+
+
+def _around(token_ids: tuple[int, ...], index: int) -> list[int]:
+    """Return the token at a position with two neighbours on each side."""
+    return list(token_ids[max(0, index - 2) : index + 3])
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,209 @@
+"""What a study tells while it runs: events for a terminal, reports for a tracker. Passive; prints and logs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from autospec.comparison import Estimate
+from autospec.config import SpecConfig
+from autospec.records import Measurement
+from autospec.tuning.settings import StudySettings
+
+if TYPE_CHECKING:
+    from autospec.tuning.result import TuningResult
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPlan:
+    """What a study is going to do, and the arithmetic of its budget.
+
+    Args:
+        target: Name of the target model.
+        drafters: Drafter name to where it comes from.
+        device: Such as `cpu`, with what the fingerprint says of it in `fingerprint`.
+        dtype: Such as `float32`.
+        fingerprint: The machine and its software.
+        workload: Name of the workload.
+        workload_hash: Its content hash.
+        categories: Its categories.
+        decoding: Such as `greedy` or `temperature 0.8, top-p 0.95`.
+        max_new_tokens: Tokens generated for each prompt.
+        space_size: Number of distinct configurations; None where it is continuous or too large to count.
+        settings: Settings of the study.
+        seconds_per_prompt: One prompt under plain decoding twice, measured in the warm-up: an upper bound for a
+            configuration that pays, with its baseline.
+        num_search_prompts: Prompts of one trial.
+        num_finalist_prompts: Prompts of the final choice.
+        num_held_out_prompts: Most held-out prompts of the confirmation.
+        search_seconds: Time the search may take; infinite without a limit.
+        confirm_seconds: Time set aside for final choice and confirmation.
+        num_logged: Measurements already in the log when a run is resumed.
+    """
+
+    target: str
+    drafters: Mapping[str, str]
+    device: str
+    dtype: str
+    fingerprint: Mapping[str, str | int]
+    workload: str
+    workload_hash: str
+    categories: tuple[str, ...]
+    decoding: str
+    max_new_tokens: int
+    space_size: int | None
+    settings: StudySettings
+    seconds_per_prompt: float
+    num_search_prompts: int
+    num_finalist_prompts: int
+    num_held_out_prompts: int
+    search_seconds: float
+    confirm_seconds: float
+    num_logged: int
+
+    @property
+    def seconds_per_trial(self) -> float:
+        """A trial that is not ended early, with its baseline."""
+        return self.seconds_per_prompt * self.num_search_prompts
+
+    @property
+    def estimated_minutes(self) -> float:
+        """Search and confirmation, if no trial is ended early."""
+        search = min(self.search_seconds, self.seconds_per_trial * (1 + self.settings.trials))
+        return (search + self.confirm_seconds) / 60
+
+
+@dataclass(frozen=True, slots=True)
+class TrialReport:
+    """One finished trial.
+
+    Args:
+        number: Its number in the study; a number may be missing where a suggestion was not measured.
+        config: What was measured; off in trial 0, which measures the baseline against itself.
+        state: `complete`, `pruned` (decided early) or `failed`.
+        params: What the sampler chose, by knob.
+        measurements: Of this trial, in order.
+        speedup: Over all measurements of this configuration in the search; None where there is none.
+        repeat: How often this configuration had been tried before.
+        reason: Why it failed or was ended early; empty otherwise.
+        best_config: Best so far, this trial included; off where nothing beats the baseline.
+        best_speedup: Its speedup over the prompts of the search.
+        num_trials: How many trials were measured so far, the baseline's not counted.
+    """
+
+    number: int
+    config: SpecConfig
+    state: str
+    params: Mapping[str, str | int | float]
+    measurements: Sequence[Measurement]
+    speedup: Estimate | None
+    repeat: int
+    reason: str
+    best_config: SpecConfig
+    best_speedup: float
+    num_trials: int
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Total tokens over total seconds of this trial; 0 where nothing was measured."""
+        seconds = sum(one.seconds for one in self.measurements)
+        return sum(one.num_tokens for one in self.measurements) / seconds if seconds else 0.0
+
+    @property
+    def baseline_tokens_per_second(self) -> float:
+        """The same for the interleaved baseline."""
+        seconds = sum(one.baseline_seconds for one in self.measurements)
+        return sum(one.baseline_num_tokens for one in self.measurements) / seconds if seconds else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PlanMade:
+    """The plan stands; comes first."""
+
+    plan: StudyPlan
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseStarted:
+    """A phase begins.
+
+    Args:
+        phase: `search`, `finalist` or `confirm`.
+        num_measurements: Most measurements it will take, for a progress bar.
+        configs: What the later phases measure.
+    """
+
+    phase: str
+    num_measurements: int
+    configs: tuple[SpecConfig, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One prompt was measured, or found in the log of a run that is resumed."""
+
+    measurement: Measurement
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseMeasured:
+    """The baseline was measured against itself.
+
+    Args:
+        noise_floor: Coefficient of variation of one timing.
+    """
+
+    noise_floor: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrialDone:
+    """A trial has ended."""
+
+    report: TrialReport
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something a person should know; the study goes on."""
+
+    message: str
+
+
+Event = PlanMade | PhaseStarted | Measured | NoiseMeasured | TrialDone | Warned
+OnEvent = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """Take an event and do nothing."""
+
+
+class Tracker(Protocol):
+    """Logs experiments; called outside every timed region."""
+
+    def start(self, plan: StudyPlan) -> None:
+        """Begin, before anything is measured."""
+        ...
+
+    def log_trial(self, report: TrialReport) -> None:
+        """Log one trial; trials that had ended before a run was resumed come again, in order."""
+        ...
+
+    def finish(self, result: TuningResult, files: Sequence[Path]) -> None:
+        """End; `files` are those written to the output folder."""
+        ...
+
+
+class NullTracker:
+    """Tracks nothing."""
+
+    def start(self, plan: StudyPlan) -> None:
+        """Do nothing."""
+
+    def log_trial(self, report: TrialReport) -> None:
+        """Do nothing."""
+
+    def finish(self, result: TuningResult, files: Sequence[Path]) -> None:
+        """Do nothing."""

@@ -1,0 +1,171 @@
+"""The final choice: the best of the search, measured again on tune prompts, one chosen over all and one per category.
+
+The search's own figures flatter whatever came out first, so only fresh measurements count here. A category gets a
+configuration of its own only where that beats the overall one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from autospec.comparison import paired
+from autospec.config import SpecConfig
+from autospec.records import Prompt
+from autospec.tuning.measuring import ConfigurationFailed, Measurer
+from autospec.tuning.pool import OFF, Leaderboard, Pool
+
+FINALISTS_PER_CATEGORY = 2  # a trial has few prompts of a category: its second may well be its best
+
+
+@dataclass(frozen=True, slots=True)
+class Finalists:
+    """What goes into the final choice.
+
+    Args:
+        overall: Candidates for all categories, the best first.
+        by_category: Candidates for one category.
+    """
+
+    overall: tuple[SpecConfig, ...]
+    by_category: Mapping[str, tuple[SpecConfig, ...]]
+
+    def of_prompt(self, prompt: Prompt) -> tuple[SpecConfig, ...]:
+        """Return what is measured on a prompt."""
+        return tuple(dict.fromkeys((*self.overall, *self.by_category.get(prompt.category, ()))))
+
+    @property
+    def configs(self) -> tuple[SpecConfig, ...]:
+        """All distinct ones."""
+        return tuple(dict.fromkeys((*self.overall, *(one for own in self.by_category.values() for one in own))))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            "overall": [config.to_json() for config in self.overall],
+            "by_category": {name: [one.to_json() for one in own] for name, own in self.by_category.items()},
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Build from `to_json`."""
+        return cls(
+            tuple(SpecConfig.from_json(one) for one in values["overall"]),
+            {name: tuple(SpecConfig.from_json(one) for one in own) for name, own in values["by_category"].items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What is confirmed on held-out prompts.
+
+    Args:
+        overall: For all categories; may be off.
+        by_category: Only those categories that have a configuration of their own.
+    """
+
+    overall: SpecConfig = OFF
+    by_category: Mapping[str, SpecConfig] = field(default_factory=dict)
+
+    def of_category(self, category: str) -> SpecConfig:
+        """Return what a category uses."""
+        return self.by_category.get(category, self.overall)
+
+    def without(self, failed: Iterable[SpecConfig]) -> Chosen:
+        """Return what is left: an overall configuration that failed becomes off, a category's own is dropped."""
+        out = set(failed)
+        overall = OFF if self.overall in out else self.overall
+        return Chosen(overall, {name: one for name, one in self.by_category.items() if one not in out})
+
+    @property
+    def configs(self) -> tuple[SpecConfig, ...]:
+        """All distinct ones that are not off."""
+        return tuple(one for one in dict.fromkeys((self.overall, *self.by_category.values())) if not one.is_off)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return {
+            "overall": self.overall.to_json(),
+            "by_category": {name: config.to_json() for name, config in self.by_category.items()},
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Build from `to_json`."""
+        own = {name: SpecConfig.from_json(one) for name, one in values["by_category"].items()}
+        return cls(SpecConfig.from_json(values["overall"]), own)
+
+
+def pick_finalists(board: Leaderboard, num_overall: int) -> Finalists:
+    """Return the best complete configurations of the search, over all and by category; none that pruning ended."""
+    overall = tuple(one.config for one in board.ranked(board.prompts)[:num_overall])
+    by_category = {}
+    if len(board.categories) > 1:
+        for name in board.categories:
+            ranked = board.ranked(board.of_category(name))
+            by_category[name] = tuple(one.config for one in ranked[:FINALISTS_PER_CATEGORY])
+    return Finalists(overall, by_category)
+
+
+def measure_all(
+    measurer: Measurer, prompts: Sequence[Prompt], configs_of: Finalists | Chosen, stage: str, repeats: int
+) -> tuple[Pool, set[SpecConfig]]:
+    """Measure configurations prompt by prompt, in an order that rotates, and return what was seen and what failed.
+
+    Args:
+        measurer: Runner and log.
+        prompts: In order.
+        configs_of: What is measured; of `Finalists` a prompt gets those of its category, of `Chosen` all.
+        stage: `finalist` or `confirm`.
+        repeats: How often.
+    """
+    pool, failed = Pool(), set[SpecConfig]()
+    for repeat in range(repeats):
+        for index, prompt in enumerate(prompts):
+            configs = configs_of.of_prompt(prompt) if isinstance(configs_of, Finalists) else configs_of.configs
+            for config in _rotated(configs, index + repeat):
+                if config not in failed:
+                    try:
+                        pool.add(measurer.measure(config, prompt, stage=stage, trial=-1, repeat=repeat))
+                    except ConfigurationFailed:
+                        failed.add(config)
+    return pool, failed
+
+
+def choose(finalists: Finalists, pool: Pool, prompts: Sequence[Prompt], failed: Iterable[SpecConfig]) -> Chosen:
+    """Choose on fresh measurements: the best over all, and for a category what beats it there (interval above 1.0)."""
+    out = set(failed)
+    overall = _best(pool, [one for one in finalists.overall if one not in out], prompts)
+    by_category = {}
+    for category in finalists.by_category:
+        own_prompts = [prompt for prompt in prompts if prompt.category == category]
+        candidates = [
+            one
+            for one in finalists.configs
+            if one not in out and len(pool.means(one, own_prompts)) == len(own_prompts) > 0
+        ]
+        best = _best(pool, candidates, own_prompts)
+        if not best.is_off and best != overall and beats(pool, best, overall, own_prompts):
+            by_category[category] = best
+    return Chosen(overall, by_category)
+
+
+def beats(pool: Pool, first: SpecConfig, second: SpecConfig, prompts: Sequence[Prompt]) -> bool:
+    """Return whether the paired interval of two configurations lies above 1.0."""
+    return paired(pool.ratios(first, prompts), pool.ratios(second, prompts)).low > 1.0
+
+
+def _best(pool: Pool, candidates: Iterable[SpecConfig], prompts: Sequence[Prompt]) -> SpecConfig:
+    """Return the candidate with the highest mean; off where none is above it."""
+    best, best_value = OFF, 0.0
+    for config in candidates:
+        value = pool.value(config, prompts)
+        if value is not None and value > best_value:
+            best, best_value = config, value
+    return best
+
+
+def _rotated(configs: Sequence[SpecConfig], index: int) -> list[SpecConfig]:
+    start = index % len(configs) if configs else 0
+    return [*configs[start:], *configs[:start]]

@@ -1,0 +1,157 @@
+"""What a tuning run hands back, and its form in `result.json`. Passive; decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autospec.comparison import Claim, Estimate
+from autospec.policy import Policy
+from autospec.records import Measurement
+from autospec.tuning.confirm import Confirmation, CrossCheck
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Total tokens over total seconds, whole calls, on the prompts that the speedup rests on.
+
+    Args:
+        baseline_tokens_per_second: Plain decoding.
+        tokens_per_second: The policy, each prompt under the configuration of its category.
+    """
+
+    baseline_tokens_per_second: float
+    tokens_per_second: float
+
+    @property
+    def ratio(self) -> float:
+        """The policy's over the baseline's; 1 where nothing was measured."""
+        return self.tokens_per_second / self.baseline_tokens_per_second if self.baseline_tokens_per_second else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenIdentity:
+    """Lossless rules compared with plain decoding, over all measurements of a run.
+
+    Args:
+        num_compared: Outputs that had to be equal.
+        num_tokens: Tokens in them.
+        num_excused: Outputs with a first difference that a tie of the target excuses.
+        num_different: Outputs with one that nothing excuses; in float32 such a configuration fails instead.
+    """
+
+    num_compared: int
+    num_tokens: int
+    num_excused: int
+    num_different: int
+
+    @classmethod
+    def of(cls, measurements: Sequence[Measurement]) -> TokenIdentity:
+        """Count."""
+        compared = [one for one in measurements if one.identical is not None and not one.config.is_off]
+        return cls(
+            num_compared=len(compared),
+            num_tokens=sum(one.num_tokens for one in compared),
+            num_excused=sum(one.num_excused for one in compared),
+            num_different=sum(not one.identical for one in compared),
+        )
+
+    def to_json(self) -> dict[str, int]:
+        """Return the fields as JSON values."""
+        return {
+            "num_compared": self.num_compared,
+            "num_tokens": self.num_tokens,
+            "num_excused": self.num_excused,
+            "num_different": self.num_different,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TuningResult:
+    """The outcome of a run.
+
+    Args:
+        policy: What to use.
+        measurements: Everything measured, in order.
+        stop_reason: Why the search ended; `interrupted` for a run that Ctrl-C ended.
+        finished: False for an interrupted run: its figures are of tune prompts, and the policy has no evidence.
+        confirmation: What held-out prompts say, or, in an interrupted run, what tune prompts said so far.
+        decode_speedup: As `speedup`, without the prefills.
+        throughput: Total tokens over total seconds.
+        identity: Lossless rules compared with plain decoding.
+        noise_floor: Coefficient of variation of one timing, from the baseline measured against itself.
+        num_live_trials: Trials measured on the engine, the baseline's own included.
+        num_replayed_trials: Trials replayed from a trace.
+        wall_seconds: By phase.
+    """
+
+    policy: Policy
+    measurements: tuple[Measurement, ...]
+    stop_reason: str
+    finished: bool
+    confirmation: Confirmation
+    decode_speedup: Estimate
+    throughput: Throughput
+    identity: TokenIdentity
+    noise_floor: float
+    num_live_trials: int
+    num_replayed_trials: int
+    wall_seconds: Mapping[str, float]
+
+    @property
+    def speedup(self) -> Estimate:
+        """Of the policy, over all held-out prompts."""
+        return self.confirmation.speedup
+
+    @property
+    def categories(self) -> Mapping[str, Estimate]:
+        """The same by category."""
+        return {name: row.speedup for name, row in self.confirmation.categories.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the content of `result.json`."""
+        confirmation, throughput = self.confirmation, self.throughput
+        return {
+            "speedup": self.speedup.to_json(),
+            "categories": {name: one.to_json() for name, one in self.categories.items()},
+            "decode_speedup": self.decode_speedup.to_json(),
+            "baseline_tokens_per_second": throughput.baseline_tokens_per_second,
+            "tokens_per_second": throughput.tokens_per_second,
+            "tokens_per_second_ratio": throughput.ratio,
+            "configs": {
+                "all": confirmation.overall.config.to_json(),
+                "categories": {name: row.config.to_json() for name, row in confirmation.categories.items()},
+            },
+            "overall_speedup": confirmation.overall.speedup.to_json(),
+            "claims": {name: _claim(one) for name, one in confirmation.claims.items()},
+            "cross_checks": [_cross_check(one) for one in confirmation.cross_checks],
+            "token_identity": self.identity.to_json(),
+            "noise_floor": self.noise_floor,
+            "num_live_trials": self.num_live_trials,
+            "num_replayed_trials": self.num_replayed_trials,
+            "stop_reason": self.stop_reason,
+            "finished": self.finished,
+            "cost_model_error": None,
+            "wall_seconds": dict(self.wall_seconds),
+        }
+
+
+def _claim(claim: Claim) -> dict[str, Any]:
+    return {
+        **claim.estimate.to_json(),
+        "p_value": claim.p_value,
+        "adjusted_p_value": claim.adjusted_p_value,
+        "interval_confidence": claim.interval_confidence,
+        "stands": claim.estimate.low > 1.0,
+    }
+
+
+def _cross_check(check: CrossCheck) -> dict[str, Any]:
+    return {
+        "category": check.category,
+        "config": check.config.to_json(),
+        "other_category": check.other_category,
+        "other_config": check.other_config.to_json(),
+        "ratio": check.ratio.to_json(),
+    }

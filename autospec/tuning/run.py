@@ -1,0 +1,285 @@
+"""The whole of a tuning run: plan, search, final choice, confirmation, files. Goes on where a killed run ended.
+
+What was decided is recorded before it is acted on, so that no decision is made twice. Knows no command line.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autospec.comparison import noise_action
+from autospec.errors import ConfigError
+from autospec.policy.files import write_atomically
+from autospec.profiling import device_fingerprint
+from autospec.records import Prompt, Workload
+from autospec.tuning.budget import MIN_PER_CATEGORY, Budget, affordable, fresh_prompts, plan_budget
+from autospec.tuning.confirm import Confirmation, confirm
+from autospec.tuning.defaults import engine_defaults
+from autospec.tuning.events import (
+    NullTracker,
+    OnEvent,
+    PhaseStarted,
+    PlanMade,
+    StudyPlan,
+    Tracker,
+    ignore,
+)
+from autospec.tuning.finalists import Chosen, Finalists, choose, measure_all, pick_finalists
+from autospec.tuning.journal import open_study
+from autospec.tuning.log import MeasurementLog
+from autospec.tuning.measuring import Measurer
+from autospec.tuning.outcome import Circumstances, complete_result, partial_result
+from autospec.tuning.pool import OFF, Leaderboard, Pool
+from autospec.tuning.result import TuningResult
+from autospec.tuning.settings import StudySettings
+from autospec.tuning.space import SearchSpace
+from autospec.tuning.study import Search, SearchParts
+from autospec.tuning.task import Task, describe
+
+if TYPE_CHECKING:
+    from autospec.engine.decoder import SpeculativeDecoder
+
+MEASUREMENTS_FILE, JOURNAL_FILE = "measurements.jsonl", "study.journal"
+POLICY_FILE, RESULT_FILE = "policy.json", "result.json"
+_NUM_WARM_UP_PROMPTS = 2
+_NOISY_REPEATS = 2  # added where the baseline's noise is over 20 %
+
+
+def tune(  # noqa: PLR0913  (the public contract)
+    decoder: SpeculativeDecoder,
+    workload: Workload,
+    space: SearchSpace,
+    *,
+    output_dir: Path,
+    settings: StudySettings | None = None,
+    tracker: Tracker | None = None,
+    on_event: OnEvent = ignore,
+    command: str = "autospec.tune",
+) -> TuningResult:
+    """Find the fastest policy for a workload on this machine, and write it with its evidence.
+
+    Writes `policy.json`, `result.json`, `measurements.jsonl` and `study.journal`. A folder that a killed or
+    interrupted run of the same task left is gone on with: nothing is lost or measured twice. Ctrl-C ends a run with
+    the best that is known: the result then has `stop_reason` `interrupted` and is not `finished`.
+
+    Args:
+        decoder: The models.
+        workload: Prompts to tune on and to confirm on.
+        space: What may be tried.
+        output_dir: A folder of its own; made where it is missing.
+        settings: Budget, sampler, when to stop.
+        tracker: Where trials are logged; nowhere by default.
+        on_event: Told what happens, as it happens.
+        command: How the run was started, for the policy.
+
+    Raises:
+        ConfigError: The space does not fit the decoder, or the folder belongs to another task or process.
+        MeasurementError: The baseline cannot be measured, or is too noisy under `strict`.
+    """
+    from autospec.runners.live import LiveRunner  # brings torch
+
+    target = decoder.target
+    task = Task(
+        decoder=decoder,
+        runner=LiveRunner(decoder, workload.sampling, workload.max_new_tokens),
+        workload=workload,
+        space=space,
+        settings=settings or StudySettings(),
+        output_dir=Path(output_dir),
+        machine=device_fingerprint(target.device, target.dtype),
+        tracker=tracker or NullTracker(),
+        on_event=on_event,
+        command=command,
+    )
+    return run_task(task)
+
+
+def run_task(task: Task) -> TuningResult:
+    """Run a task to its end, or until Ctrl-C; see `tune`."""
+    try:
+        task.output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"results must go to a folder that can be made, but {task.output_dir}: {error}") from error
+    log = MeasurementLog(task.output_dir / MEASUREMENTS_FILE)
+    try:
+        _check_identity(task, log)
+        return _Run(task, log).run()
+    finally:
+        log.close()
+
+
+def _check_identity(task: Task, log: MeasurementLog) -> None:
+    """Refuse a folder that another task has written to."""
+    here = json.loads(json.dumps(task.identity()))
+    there = log.decide("identity", lambda: here)
+    differing = [name for name in here if there.get(name) != here[name]]
+    if differing:
+        raise ConfigError(
+            f"a run can only be gone on with by the same task, but {task.output_dir} differs in {', '.join(differing)}"
+        )
+
+
+class _Run:
+    """One process's part of a run."""
+
+    def __init__(self, task: Task, log: MeasurementLog) -> None:
+        self._task, self._log = task, log
+        self._measurer = Measurer(task.runner, log, task.on_event, task.now)
+        self._board: Leaderboard | None = None
+        self._searching: Search | None = None
+
+    def run(self) -> TuningResult:
+        try:
+            confirmation = self._confirmation()
+            result = complete_result(self._task, confirmation, self._circumstances(self._log.decision("stop_reason")))
+            files = self._write(result)
+            self._task.tracker.finish(result, files)
+        except KeyboardInterrupt:
+            result = partial_result(self._task, self._board, self._circumstances("interrupted"))
+            self._write(result)
+        return result
+
+    def _confirmation(self) -> Confirmation:
+        with self._measurer.phase("warm_up"):
+            plan, budget = self._plan()
+        self._task.on_event(PlanMade(plan))
+        self._task.tracker.start(plan)
+        with self._measurer.phase("search"):
+            board = self._search(plan, budget)
+        with self._measurer.phase("finalist"):
+            chosen = self._choose(board, plan)
+        with self._measurer.phase("confirm"):
+            return self._confirm(chosen, plan)
+
+    def _plan(self) -> tuple[StudyPlan, Budget]:
+        task, target = self._task, self._task.decoder.target
+        seconds = float(self._log.decide("seconds_per_prompt", self._warm_up))
+        budget = plan_budget(task.workload, task.settings, seconds)
+        plan = StudyPlan(
+            target=target.name,
+            drafters={name: drafter.source for name, drafter in sorted(task.decoder.drafters.items())},
+            device=str(target.device),
+            dtype=str(target.dtype).removeprefix("torch."),
+            fingerprint=task.machine,
+            workload=task.workload.name,
+            workload_hash=task.workload.content_hash,
+            categories=task.workload.categories,
+            decoding=describe(task.workload.sampling),
+            max_new_tokens=task.workload.max_new_tokens,
+            space_size=task.space.under(task.workload.sampling).size(),
+            settings=task.settings,
+            seconds_per_prompt=seconds,
+            num_search_prompts=budget.num_search,
+            num_finalist_prompts=budget.num_finalist,
+            num_held_out_prompts=budget.num_held_out,
+            search_seconds=budget.search_seconds,
+            confirm_seconds=budget.confirm_seconds,
+            num_logged=self._log.num_logged,
+        )
+        return plan, budget
+
+    def _warm_up(self) -> float:
+        """Measure the baseline on a few prompts, keep nothing of it but how long that takes."""
+        prompts = self._task.workload.tune[:_NUM_WARM_UP_PROMPTS]
+        timed = [self._task.runner.measure(OFF, one, stage="warm_up", trial=-1, repeat=0) for one in prompts]
+        return sum(one.seconds + one.baseline_seconds for one in timed) / len(timed)
+
+    def _search(self, plan: StudyPlan, budget: Budget) -> Leaderboard:
+        task = self._task
+        prompts = task.workload.tune[: budget.num_search]
+        task.on_event(PhaseStarted("search", len(prompts) * (1 + task.settings.trials)))
+        self._board = Leaderboard(Pool(), prompts)
+        sampling = task.workload.sampling
+        drafters = {name: drafter.has_probs for name, drafter in task.decoder.drafters.items()}
+        self._searching = Search(
+            SearchParts(
+                study=open_study(task.output_dir / JOURNAL_FILE),
+                space=task.space.under(sampling),
+                settings=task.settings,
+                measurer=self._measurer,
+                board=self._board,
+                defaults=engine_defaults(drafters, sampling.is_greedy),
+                seconds=budget.search_seconds,
+                on_event=task.on_event,
+                on_trial=task.tracker.log_trial,
+            )
+        )
+        self._searching.run()
+        return self._board
+
+    @property
+    def _noise_floor(self) -> float:
+        """What the search measured; 0 before it has."""
+        return (self._searching and self._searching.noise_floor) or 0.0
+
+    def _choose(self, board: Leaderboard, plan: StudyPlan) -> Chosen:
+        """Measure the finalists again, on prompts that the search has not used as far as there are such."""
+        recorded = self._log.decide("finalists", lambda: self._plan_finalists(board, plan))
+        finalists = Finalists.from_json(recorded["finalists"])
+        prompts = self._finalist_prompts(recorded["num_prompts"])
+        repeats = int(recorded["repeats"])
+        total = sum(len(finalists.of_prompt(prompt)) for prompt in prompts) * repeats
+        self._task.on_event(PhaseStarted("finalist", total, finalists.configs))
+        pool, failed = measure_all(self._measurer, prompts, finalists, "finalist", repeats)
+        return choose(finalists, pool, prompts, failed)
+
+    def _plan_finalists(self, board: Leaderboard, plan: StudyPlan) -> dict[str, Any]:
+        finalists = pick_finalists(board, self._task.settings.finalists)
+        prompts = self._finalist_prompts(plan.settings.finalist_prompts)
+        configs_each = sum(len(finalists.of_prompt(prompt)) for prompt in prompts) / len(prompts)
+        cost = plan.seconds_per_prompt * max(1.0, configs_each)
+        least = min(plan.num_finalist_prompts, len(prompts))
+        extent = self._extent(prompts, cost, least, self._seconds_left() / 2)
+        return {"finalists": finalists.to_json(), **extent}
+
+    def _finalist_prompts(self, num_prompts: int) -> tuple[Prompt, ...]:
+        tune_prompts = self._task.workload.tune
+        num_used = min(self._task.settings.prompts_per_trial, len(tune_prompts))
+        return fresh_prompts(tune_prompts, num_used, num_prompts)
+
+    def _confirm(self, chosen: Chosen, plan: StudyPlan) -> Confirmation:
+        """Measure what was chosen on held-out prompts, once."""
+        recorded = self._log.decide("chosen", lambda: self._plan_confirmation(chosen, plan))
+        chosen = Chosen.from_json(recorded["chosen"])
+        prompts = self._task.workload.held_out[: recorded["num_prompts"]]
+        repeats = int(recorded["repeats"])
+        total = len(prompts) * len(chosen.configs) * repeats
+        self._task.on_event(PhaseStarted("confirm", total, chosen.configs))
+        pool, failed = measure_all(self._measurer, prompts, chosen, "confirm", repeats)
+        return confirm(chosen.without(failed), pool, prompts)
+
+    def _plan_confirmation(self, chosen: Chosen, plan: StudyPlan) -> dict[str, Any]:
+        prompts = self._task.workload.held_out
+        least = min(len(prompts), MIN_PER_CATEGORY * max(1, len(self._task.workload.categories)))
+        cost = plan.seconds_per_prompt * max(1, len(chosen.configs))
+        return {"chosen": chosen.to_json(), **self._extent(prompts, cost, least, self._seconds_left())}
+
+    def _extent(self, prompts: Sequence[Prompt], cost: float, least: int, seconds_left: float) -> dict[str, int]:
+        """Return on how many prompts and how often to measure: first all prompts, then repeats against noise."""
+        repeats = self._task.settings.repeats
+        num_prompts = affordable(len(prompts), least, cost * repeats, seconds_left)
+        if noise_action(self._noise_floor) == "add repeats":
+            fitting = seconds_left / (cost * num_prompts) if num_prompts else 0.0
+            repeats = max(repeats, math.floor(min(fitting, repeats + _NOISY_REPEATS)))
+        return {"num_prompts": num_prompts, "repeats": repeats}
+
+    def _seconds_left(self) -> float:
+        minutes = self._task.settings.minutes
+        return max(0.0, minutes * 60 - self._measurer.total_seconds()) if minutes else math.inf
+
+    def _circumstances(self, stop_reason: str) -> Circumstances:
+        return Circumstances(
+            tuple(self._log.measurements), stop_reason, self._noise_floor, self._measurer.wall_seconds()
+        )
+
+    def _write(self, result: TuningResult) -> list[Path]:
+        """Write policy and result, and return all files of the run."""
+        folder = self._task.output_dir
+        result.policy.save(folder / POLICY_FILE)
+        text = json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n"
+        write_atomically(folder / RESULT_FILE, text)
+        return [folder / name for name in (POLICY_FILE, RESULT_FILE, MEASUREMENTS_FILE, JOURNAL_FILE)]

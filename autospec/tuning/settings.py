@@ -1,0 +1,86 @@
+"""How a study is run: its budget, its sampler and when it stops. Passive, checked on construction."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from autospec.errors import ConfigError
+
+SAMPLERS = ("tpe", "gp")
+OBJECTIVES = ("tokens_per_second",)
+_AT_LEAST = {
+    "trials": 1,
+    "minutes": 0,
+    "prompts_per_trial": 2,
+    "finalists": 1,
+    "finalist_prompts": 2,
+    "repeats": 1,
+    "max_repeats": 1,
+    "patience": 0,
+    "max_failures": 1,
+    "max_memory_bytes": 0,
+    "seed": 0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StudySettings:
+    """Settings of one study.
+
+    Args:
+        trials: Most configurations measured, the baseline's own trial not counted.
+        minutes: Most minutes for everything, confirmation included; 0 is no limit. A trial that has begun is ended,
+            and confirmation keeps a minimum, so a small budget can be overrun by those.
+        objective: What is maximised; `tokens_per_second` as log speedup against the interleaved baseline.
+        sampler: `tpe` or `gp`.
+        seed: Seed of everything that is drawn.
+        prompts_per_trial: Tune prompts of one trial.
+        finalists: Most configurations that go from the search to the final choice over all categories; the best one
+            of each category goes with them.
+        finalist_prompts: Tune prompts on which the final choice is made, over all categories.
+        repeats: How often each prompt is measured in the final choice and on held-out prompts; twice more where the
+            baseline's noise is over 20 %.
+        max_repeats: How often the search measures one configuration that is suggested again.
+        patience: The search has converged when the best value has not risen by more than the noise for so many
+            trials; 0 turns this off.
+        max_failures: The search stops when so many configurations have failed.
+        max_memory_bytes: Memory a configuration may take; 0 is no limit.
+        strict: Refuse to go on when the baseline's noise is over 20 %.
+
+    Raises:
+        ConfigError: A value is out of range; all faults are listed.
+    """
+
+    trials: int = 30
+    minutes: float = 5.0
+    objective: str = "tokens_per_second"
+    sampler: str = "tpe"
+    seed: int = 0
+    prompts_per_trial: int = 12
+    finalists: int = 3
+    finalist_prompts: int = 24
+    repeats: int = 1
+    max_repeats: int = 2
+    patience: int = 20
+    max_failures: int = 5
+    max_memory_bytes: int = 0
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        faults = [
+            f"`{name} >= {least}` must hold, but got {getattr(self, name)}"
+            for name, least in _AT_LEAST.items()
+            if not least <= getattr(self, name) < math.inf
+        ]
+        if self.sampler not in SAMPLERS:
+            faults.append(f"`sampler` must be one of {list(SAMPLERS)}, but got {self.sampler!r}")
+        if self.objective not in OBJECTIVES:
+            faults.append(f"`objective` must be one of {list(OBJECTIVES)}, but got {self.objective!r}")
+        if faults:
+            raise ConfigError(faults)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        return asdict(self)

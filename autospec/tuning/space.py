@@ -1,0 +1,230 @@
+"""What may be tried: knobs, conditions and constraints from a YAML file -> `SpecConfig`.
+
+A knob that does not apply keeps its default, so that equal configurations look equal. Knows no measurement.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self, cast
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+
+from autospec.config import SamplingParams, SpecConfig
+from autospec.errors import ConfigError
+from autospec.paths import data_dir
+from autospec.tuning.knobs import DECODING, Choices, Constraint, Knob, Params, Range, Value
+from autospec.tuning.space_file import near, read_space
+
+MAX_COUNTED = 200_000
+_MAX_DRAWS = 500
+
+
+class SearchSpace:
+    """The configurations a study may try.
+
+    Args:
+        knobs: In the order in which they are chosen; a condition refers to knobs before it.
+        constraints: Expressions that must be true.
+        name: For people.
+
+    Raises:
+        ConfigError: Constraints leave nothing to try.
+    """
+
+    def __init__(self, knobs: Iterable[Knob], constraints: Iterable[Constraint] = (), name: str = "") -> None:
+        self.knobs, self.constraints, self.name = tuple(knobs), tuple(constraints), name
+        if self.draw(np.random.default_rng(0)) is None and next(self._walk(), None) is None:
+            raise ConfigError(f"{name}: constraints must leave something to try, but {self._expressions()} do not")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a YAML file.
+
+        Args:
+            path: A file, or the name of one that ships with autospec, such as `chain`.
+
+        Raises:
+            ConfigError: There is no such file, or it is no search space; all faults with file, line and key.
+        """
+        file = _find(path)
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"a search space must be a readable text file, but {file}: {error}") from error
+        return cls(*read_space(file, text), name=str(file))
+
+    def under(self, sampling: SamplingParams) -> SearchSpace:
+        """Return the space for these decoding settings: knobs that do not apply to them are gone."""
+        decoding = "greedy" if sampling.is_greedy else "sampling"
+        kept: dict[str, Knob] = {}
+        for knob in self.knobs:
+            wanted = [condition for condition in knob.conditions if condition.knob == DECODING]
+            others = tuple(condition for condition in knob.conditions if condition.knob != DECODING)
+            if all(decoding in one.values for one in wanted) and all(one.knob in kept for one in others):
+                kept[knob.name] = replace(knob, conditions=others)
+        return SearchSpace(kept.values(), self.constraints, self.name)
+
+    def check(self, drafters: Iterable[str]) -> None:
+        """Refuse a space whose drafters a decoder has not.
+
+        Raises:
+            ConfigError: With the nearest names it has.
+        """
+        known = sorted(drafters)
+        domain = next((knob.domain for knob in self.knobs if knob.name == "drafter"), None)
+        named = domain.values if isinstance(domain, Choices) else ()
+        faults = [
+            f"{self.name}: `knobs.drafter.choices` must name drafters of the decoder {known}, but got {name!r}"
+            f"{near(str(name), known)}"
+            for name in named
+            if name not in known
+        ]
+        if faults:
+            raise ConfigError(faults)
+
+    @property
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Knob to Optuna distribution, for every knob that can apply."""
+        return {knob.name: knob.domain.distribution() for knob in self.knobs}
+
+    @property
+    def content_hash(self) -> str:
+        """Sixteen hexadecimal digits of knobs and constraints; comments and the file's name do not count."""
+        parts = {"knobs": [knob.to_json() for knob in self.knobs], "constraints": self._expressions()}
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def suggest(self, trial: optuna.Trial) -> SpecConfig:
+        """Let a trial choose a value for every knob that applies.
+
+        Raises:
+            ConfigError: The values break a constraint, or `SpecConfig` refuses them together.
+        """
+        params: Params = {}
+        for knob in self.knobs:
+            if knob.applies(params):
+                params[knob.name] = _suggest(trial, knob)
+        return self.config(params)
+
+    def config(self, params: Mapping[str, Value]) -> SpecConfig:
+        """Return the configuration of these values.
+
+        Raises:
+            ConfigError: The values break a constraint, or `SpecConfig` refuses them together.
+        """
+        broken = [one.expression for one in self.constraints if not one.holds(params)]
+        if broken:
+            raise ConfigError([f"the constraint `{one}` must hold, but got {dict(params)}" for one in broken])
+        values: dict[str, Any] = dict(params)
+        for knob in self.knobs:
+            if knob.name in values and isinstance(knob.domain, Range):
+                values[knob.name] = knob.domain.clean(values[knob.name])
+        return SpecConfig(**values)
+
+    def to_params(self, config: SpecConfig) -> Params | None:
+        """Return the values that give this configuration; None where the space does not hold it."""
+        params: Params = {}
+        for knob in self.knobs:
+            if knob.applies(params):
+                value: Value = getattr(config, knob.name)
+                if not knob.domain.contains(value):
+                    return None
+                params[knob.name] = value
+        built = self._try(params)
+        return params if built == config else None
+
+    def contains(self, config: SpecConfig) -> bool:
+        """Return whether the study could try this configuration."""
+        return self.to_params(config) is not None
+
+    def size(self) -> int | None:
+        """Return how many distinct configurations there are; None for a continuum or more than 200,000."""
+        if any(knob.domain.grid() is None for knob in self.knobs):
+            return None
+        seen = set()
+        for config in self._walk():
+            seen.add(config)
+            if len(seen) > MAX_COUNTED:
+                return None
+        return len(seen)
+
+    def draw(self, rng: np.random.Generator) -> Params | None:
+        """Return random values that break no constraint; None where they could not be found."""
+        for _ in range(_MAX_DRAWS):
+            params: Params = {}
+            for knob in self.knobs:
+                if knob.applies(params):
+                    params[knob.name] = knob.domain.draw(rng)
+            if self._try(params) is not None:
+                return params
+        return None
+
+    def unseen(self, seen: Iterable[SpecConfig]) -> bool | None:
+        """Return whether a configuration is left that is not in `seen`; None where they cannot be counted."""
+        if self.size() is None:
+            return None
+        known = set(seen)
+        return any(config not in known for config in self._walk())
+
+    def _walk(self) -> Iterator[SpecConfig]:
+        """Yield every configuration of a grid; a continuous knob stands at its lower end."""
+
+        def extend(index: int, params: Params) -> Iterator[Params]:
+            if index == len(self.knobs):
+                yield dict(params)
+                return
+            knob = self.knobs[index]
+            if not knob.applies(params):
+                yield from extend(index + 1, params)
+                return
+            for value in knob.domain.grid() or (_low(knob),):
+                yield from extend(index + 1, {**params, knob.name: value})
+
+        for params in extend(0, {}):
+            config = self._try(params)
+            if config is not None:
+                yield config
+
+    def _try(self, params: Mapping[str, Value]) -> SpecConfig | None:
+        try:
+            return self.config(params)
+        except ConfigError:
+            return None
+
+    def _expressions(self) -> list[str]:
+        return [constraint.expression for constraint in self.constraints]
+
+
+def _low(knob: Knob) -> Value:
+    assert isinstance(knob.domain, Range)
+    return knob.domain.low
+
+
+def _suggest(trial: optuna.Trial, knob: Knob) -> Value:
+    if isinstance(knob.domain, Choices):
+        return cast(Value, trial.suggest_categorical(knob.name, knob.domain.values))
+    domain = knob.domain
+    if domain.is_integer:
+        return trial.suggest_int(
+            knob.name, int(domain.low), int(domain.high), step=int(domain.step or 1), log=domain.is_log
+        )
+    return trial.suggest_float(knob.name, domain.low, domain.high, step=domain.step, log=domain.is_log)
+
+
+def _find(path: str | Path) -> Path:
+    """Return the file of a search space, given as a path or by the name of one that ships with autospec."""
+    file = Path(path)
+    if file.is_file():
+        return file
+    shipped = {one.stem: one for one in sorted(data_dir("search_spaces").glob("*.yaml"))}
+    if str(path) in shipped:
+        return shipped[str(path)]
+    raise ConfigError(
+        f"a search space must be a file or one of {list(shipped)}, but got {str(path)!r}{near(str(path), shipped)}"
+    )

@@ -1,0 +1,292 @@
+"""The search: one Optuna study that proposes, measures and learns until its budget is spent or it has converged.
+
+Trial 0 measures the baseline against itself, then come what other engines use by default, then the sampler. The
+journal holds what was proposed and told, the log what was measured; both together bring a killed search back to where
+it was. Knows no policy and no held-out prompt.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from autospec.comparison import NOISE_REPEATS, NOISE_WARNING, noise_action, noise_floor, speedup
+from autospec.config import SpecConfig
+from autospec.errors import ConfigError, MeasurementError
+from autospec.records import Measurement
+from autospec.tuning.events import Measured, NoiseMeasured, OnEvent, TrialDone, TrialReport, Warned
+from autospec.tuning.measuring import Measurer, count_repeats
+from autospec.tuning.objective import Objective, Outcome, is_feasible, reason_of, tell, was_skipped
+from autospec.tuning.pool import OFF, Leaderboard
+from autospec.tuning.samplers import NUM_STARTUP_TRIALS, make_sampler, propose
+from autospec.tuning.settings import StudySettings
+from autospec.tuning.space import SearchSpace
+
+MAX_ASKS = 10  # suggestions in a row that need no measurement, before one is drawn that does
+_SPECIALIST_TURN = 3  # every third trial is for a category whose best is not the best of all
+_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchParts:
+    """What a search works with.
+
+    Args:
+        study: The Optuna study.
+        space: What may be tried, for the workload's decoding settings.
+        settings: Budget and limits.
+        measurer: Runner and log.
+        board: Empty; the search fills it.
+        defaults: Configurations to try first.
+        seconds: Time the search may take.
+        on_event: Told of noise and trials.
+        on_trial: Told of every trial once it has ended.
+    """
+
+    study: optuna.Study
+    space: SearchSpace
+    settings: StudySettings
+    measurer: Measurer
+    board: Leaderboard
+    defaults: tuple[SpecConfig, ...]
+    seconds: float
+    on_event: OnEvent
+    on_trial: Callable[[TrialReport], None]
+
+
+class Search:
+    """Runs the study.
+
+    Args:
+        parts: What it works with.
+    """
+
+    def __init__(self, parts: SearchParts) -> None:
+        self._parts, self._study, self._board = parts, parts.study, parts.board
+        self._objective = Objective(parts.measurer, parts.board, parts.settings)
+        self._tried: set[SpecConfig] = set()
+        self._reference, self._improved_at = 0.0, 0
+        self.num_trials = 0
+        self.noise_floor: float | None = None
+
+    def run(self) -> str:
+        """Search until there is a reason to stop, and return it."""
+        self._enqueue()
+        self._replay()
+        log = self._parts.measurer.log
+        while log.decision("stop_reason") is None:
+            reason = "" if self._stale() else self._stop_reason()
+            if not reason and self._next_trial():
+                continue
+            log.record("stop_reason", reason or "space exhausted")
+        return str(log.decision("stop_reason"))
+
+    def _enqueue(self) -> None:
+        if not self._study.get_trials(deepcopy=False):
+            self._study.enqueue_trial({})
+        for config in self._parts.defaults:
+            params = self._parts.space.to_params(config)
+            if params is not None:
+                self._study.enqueue_trial(dict(params), skip_if_exists=True)
+
+    def _replay(self) -> None:
+        """Take in the trials that had ended before this process began."""
+        for frozen in self._study.get_trials(deepcopy=False):
+            if frozen.state in _FINISHED:
+                for measurement in self._measurements(frozen.number):
+                    self._board.pool.add(measurement)
+                    self._parts.on_event(Measured(measurement))
+                self._take_in(frozen)
+
+    def _stop_reason(self) -> str:
+        """Return why the search is over, or an empty string."""
+        settings = self._parts.settings
+        num_failed = len({one.config for one in self._parts.measurer.log.failures})
+        if num_failed >= settings.max_failures:
+            return f"{num_failed} configurations failed"
+        if self.num_trials >= settings.trials:
+            return "trials"
+        if self.num_trials and self._parts.measurer.seconds("search") >= self._parts.seconds:
+            return "minutes"
+        if settings.patience and self.num_trials - self._improved_at >= settings.patience:
+            return f"converged: no better for {settings.patience} trials"
+        return ""
+
+    def _next_trial(self) -> bool:
+        """Run one trial, or skip one that need not be measured; return False where nothing new is left."""
+        trial = self._ask()
+        if trial is None:
+            return False
+        try:
+            config = OFF if trial.number == 0 else self._parts.space.suggest(trial)
+        except ConfigError as error:
+            tell(self._study, trial, _broken("space", str(error)), skipped=True)
+            return True
+        known = self._known_outcome(trial, config)
+        if known is not None:
+            tell(self._study, trial, known, skipped=True)
+            return True
+        outcome = self._objective.evaluate(self._study, trial, config)
+        tell(self._study, trial, outcome)
+        self._take_in(self._study.get_trials(deepcopy=False)[trial.number])
+        return True
+
+    def _known_outcome(self, trial: optuna.Trial, config: SpecConfig) -> Outcome | None:
+        """Return the outcome of a suggestion that is not measured: it failed before, or was measured often enough."""
+        failure = self._parts.measurer.log.failure_of(config)
+        if failure is not None and failure.trial != trial.number:
+            return _broken("failed", f"failed before: {failure.reason}")
+        num_repeats = count_repeats(self._parts.measurer.log, config, trial.number)
+        if num_repeats >= self._parts.settings.max_repeats:
+            # Told as failed: the sampler shall neither like nor dislike the point more than its measurements say.
+            return Outcome(TrialState.FAIL, reason=f"measured {num_repeats} times before", constraints=())
+        return None
+
+    def _stale(self) -> FrozenTrial | None:
+        """Return the trial that was running when an earlier process ended."""
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return running[0] if running else None
+
+    def _ask(self) -> optuna.Trial | None:
+        """Return the next trial: the one cut short, one enqueued, or one that the sampler fills."""
+        trials = self._study.get_trials(deepcopy=False)
+        stale = self._stale()
+        if stale is not None:
+            self._study.sampler = self._sampler(stale.number)
+            return optuna.trial.Trial(self._study, stale._trial_id)  # what was suggested before stays so
+        waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
+        number = min(waiting, default=len(trials))
+        if not waiting and not self._propose(trials):
+            return None
+        self._study.sampler = self._sampler(number)
+        return self._study.ask()
+
+    def _propose(self, trials: list[FrozenTrial]) -> bool:
+        """Enqueue a point where the sampler shall not choose it; return False where nothing is left to try."""
+        if _num_skipped_last(trials) >= MAX_ASKS:
+            params: Mapping[str, Any] | None = self._draw_unseen(len(trials))
+            if params is None:
+                return False
+        else:
+            params = self._propose_specialist(trials)
+            if params is None and self._parts.settings.sampler == "gp":
+                complete = [(trial, trial.value or 0.0) for trial in trials[1:] if trial.state == TrialState.COMPLETE]
+                params = propose(self._sampler(len(trials), "gp"), complete, self._parts.space)
+        if params is not None:
+            self._study.enqueue_trial(dict(params))
+        return True
+
+    def _sampler(self, number: int, kind: str = "tpe") -> BaseSampler:
+        return make_sampler(kind, self._parts.settings.seed, number)
+
+    def _draw_unseen(self, number: int) -> Mapping[str, Any] | None:
+        space, rng = self._parts.space, np.random.default_rng([self._parts.settings.seed, number])
+        if space.unseen(self._tried) is False:
+            return None
+        for _ in range(1000):
+            params = space.draw(rng)
+            if params is not None and space.config(params) not in self._tried:
+                return params
+        return None
+
+    def _propose_specialist(self, trials: list[FrozenTrial]) -> Mapping[str, Any] | None:
+        """Return what the sampler would try for one category alone, where its best is not that of all, in turns."""
+        turn, waits = divmod(self.num_trials, _SPECIALIST_TURN)
+        if self.num_trials < NUM_STARTUP_TRIALS or waits:
+            return None
+        overall = self._board.best(self._board.prompts).config
+        leaders = {name: self._board.best(self._board.of_category(name)).config for name in self._board.categories}
+        special = [name for name, config in leaders.items() if not config.is_off and config != overall]
+        if not special:
+            return None
+        prompts = self._board.of_category(special[turn % len(special)])
+        measured = [trial for trial in trials[1:] if trial.state in _FINISHED and not was_skipped(trial)]
+        values = [self._board.pool.value(self._parts.space.config(trial.params), prompts) for trial in measured]
+        known = [(trial, value) for trial, value in zip(measured, values, strict=True) if value is not None]
+        return propose(self._sampler(len(trials), self._parts.settings.sampler), known, self._parts.space)
+
+    def _take_in(self, frozen: FrozenTrial) -> None:
+        """Learn from a trial that has ended, and report it."""
+        if was_skipped(frozen):
+            return
+        config = OFF if frozen.number == 0 else self._parts.space.config(frozen.params)
+        measurements = self._measurements(frozen.number)
+        self._tried.add(config)
+        if frozen.number == 0:
+            self._measure_noise(measurements)
+        else:
+            self.num_trials += 1
+            if frozen.state == TrialState.COMPLETE and is_feasible(frozen):
+                self._board.enter(config)
+        best = self._board.best(self._board.prompts)
+        if best.value > self._reference + self._value_error():
+            self._reference, self._improved_at = best.value, self.num_trials
+        report = self._report(frozen, config, measurements)
+        self._parts.on_event(TrialDone(report))
+        self._parts.on_trial(report)
+
+    def _measure_noise(self, measurements: list[Measurement]) -> None:
+        self.noise_floor = noise_floor({one.prompt_id: [one.log_speedup] for one in measurements})
+        self._objective.noise_floor = self.noise_floor
+        self._parts.on_event(NoiseMeasured(self.noise_floor))
+        action = noise_action(self.noise_floor)
+        if action == "add repeats" and self._parts.settings.strict:
+            raise MeasurementError(
+                f"strict measurement needs a baseline that varies by at most {NOISE_REPEATS:.0%}, "
+                f"but one timing varies by {self.noise_floor:.0%}"
+            )
+        if action != "none":
+            message = (
+                f"one timing of the baseline varies by {self.noise_floor:.0%}, more than {NOISE_WARNING:.0%}: "
+                "intervals will be wide; close what else runs on this machine"
+            )
+            self._parts.on_event(Warned(message))
+
+    def _value_error(self) -> float:
+        """Return the standard error that timing noise gives a trial's value."""
+        return (self.noise_floor or 0.0) * math.sqrt(2.0 / len(self._board.prompts))
+
+    def _report(self, frozen: FrozenTrial, config: SpecConfig, measurements: list[Measurement]) -> TrialReport:
+        best = self._board.best(self._board.prompts)
+        ratios = self._board.pool.ratios(config, self._board.prompts)
+        if config.is_off:
+            ratios = {one.prompt_id: [one.log_speedup] for one in measurements}
+        is_failed = frozen.constraints.get("failed", 0.0) > 0.0
+        return TrialReport(
+            number=frozen.number,
+            config=config,
+            state="failed" if is_failed else frozen.state.name.lower(),
+            params=dict(frozen.params),
+            measurements=tuple(measurements),
+            speedup=speedup(ratios) if ratios else None,
+            repeat=count_repeats(self._parts.measurer.log, config, frozen.number),
+            reason=reason_of(frozen),
+            best_config=best.config,
+            best_speedup=math.exp(best.value),
+            num_trials=self.num_trials,
+        )
+
+    def _measurements(self, number: int) -> list[Measurement]:
+        measurements = self._parts.measurer.log.measurements
+        return [one for one in measurements if one.stage == "search" and one.trial == number]
+
+
+def _broken(constraint: str, reason: str) -> Outcome:
+    return Outcome(TrialState.PRUNED, reason=reason, constraints=((constraint, 1.0),))
+
+
+def _num_skipped_last(trials: list[FrozenTrial]) -> int:
+    def skipped() -> Iterator[FrozenTrial]:
+        for trial in reversed(trials):
+            if not was_skipped(trial):
+                return
+            yield trial
+
+    return sum(1 for _ in skipped())

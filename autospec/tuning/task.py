@@ -1,0 +1,89 @@
+"""Everything one tuning run works with, in one place. Passive."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import autospec
+from autospec.config import SamplingParams
+from autospec.errors import ConfigError
+from autospec.records import Workload
+from autospec.runners.base import Runner
+from autospec.tuning.events import OnEvent, Tracker
+from autospec.tuning.settings import StudySettings
+from autospec.tuning.space import SearchSpace
+
+if TYPE_CHECKING:
+    from autospec.engine.decoder import SpeculativeDecoder
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One run.
+
+    Args:
+        decoder: The models; only described here, never called.
+        runner: What measures.
+        workload: Prompts.
+        space: What may be tried.
+        settings: How.
+        output_dir: Where everything is written.
+        machine: Fingerprint of the device.
+        tracker: Where trials are logged.
+        on_event: Told what happens.
+        command: How the run was started, for the policy.
+        now: Seconds from an arbitrary start.
+
+    Raises:
+        ConfigError: The space names drafters the decoder has not, or the workload lacks prompts.
+    """
+
+    decoder: SpeculativeDecoder
+    runner: Runner
+    workload: Workload
+    space: SearchSpace
+    settings: StudySettings
+    output_dir: Path
+    machine: Mapping[str, str | int]
+    tracker: Tracker
+    on_event: OnEvent
+    command: str
+    now: Callable[[], float] = time.perf_counter
+
+    def __post_init__(self) -> None:
+        self.space.check(self.decoder.drafters)
+        if not self.workload.tune or not self.workload.held_out:
+            num_tune, num_held_out = len(self.workload.tune), len(self.workload.held_out)
+            raise ConfigError(
+                f"a workload must have tune and held-out prompts, but {self.workload.name!r} has {num_tune} and "
+                f"{num_held_out}"
+            )
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must be the same for a run to be gone on with."""
+        target = self.decoder.target
+        return {
+            "version": autospec.__version__,
+            "target": [target.name, target.revision, str(target.dtype)],
+            "drafters": {name: drafter.source for name, drafter in sorted(self.decoder.drafters.items())},
+            "machine": dict(self.machine),
+            "workload": self.workload.content_hash,
+            "space": self.space.content_hash,
+            "settings": self.settings.to_json(),
+        }
+
+
+def describe(sampling: SamplingParams) -> str:
+    """Return decoding settings for a line of a terminal."""
+    if sampling.is_greedy:
+        return "greedy"
+    words = [f"temperature {sampling.temperature:g}"]
+    if sampling.top_p < 1.0:
+        words.append(f"top-p {sampling.top_p:g}")
+    if sampling.top_k:
+        words.append(f"top-k {sampling.top_k}")
+    return ", ".join(words)

@@ -1,0 +1,85 @@
+"""The whole of `tune` on a real, tiny, untrained model: every part meets every other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from autospec.config import SamplingParams, SpecConfig
+from autospec.engine.decoder import SpeculativeDecoder
+from autospec.policy import load_policy
+from autospec.records import Prompt, Workload
+from autospec.tuning import SearchSpace, StudySettings, tune
+from autospec.tuning.log import read_measurements
+
+
+@pytest.fixture(scope="module")
+def decoder() -> SpeculativeDecoder:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=128, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    decoder = SpeculativeDecoder.from_pretrained(model, {"ngram": "ngram", "draft": model}, device="cpu")
+    decoder.render = lambda prompt: [3 + int(digit) for digit in prompt.text]  # type: ignore[method-assign]
+    return decoder
+
+
+@pytest.mark.parametrize("sampling", [SamplingParams(), SamplingParams(temperature=0.8, top_p=0.95)])
+def test_tune_writes_a_policy_that_loads(decoder: SpeculativeDecoder, tmp_path: Path, sampling: SamplingParams):
+    workload = Workload(
+        "digits",
+        tune=tuple(Prompt(f"t{i}", "odd" if i % 2 else "even", f"{i}12{i}12") for i in range(4)),
+        held_out=tuple(Prompt(f"h{i}", "odd" if i % 2 else "even", f"{i}34{i}34") for i in range(4)),
+        sampling=sampling,
+        max_new_tokens=8,
+    )
+    settings = StudySettings(trials=3, minutes=1.0, prompts_per_trial=4, finalist_prompts=4, finalists=1)
+    result = tune(decoder, workload, SearchSpace.load("smoke"), output_dir=tmp_path / "run", settings=settings)
+    assert result.finished
+    assert result.stop_reason == "trials"
+    assert result.num_live_trials == 4
+    policy = load_policy(tmp_path / "run" / "policy.json")
+    assert policy.choose() == result.policy.choose()
+    assert policy.sampling == sampling
+    written = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert set(written["speedup"]) == {"value", "low", "high", "num_prompts"}
+    assert set(written["categories"]) == {"odd", "even"}
+    assert written["cost_model_error"] is None
+    assert written["num_replayed_trials"] == 0
+    assert written["token_identity"]["num_different"] == 0
+    found = read_measurements(tmp_path / "run" / "measurements.jsonl")
+    assert all(one.identical for one in found)
+    assert {one.config for one in found if one.trial == 1} == {SpecConfig("ngram", 10)}
+
+
+def test_a_mismatch_fails_the_trial_with_its_evidence(
+    decoder: SpeculativeDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A decoder that spoils the tokens of one drafter: the study goes on without it."""
+    generate = decoder.generate
+
+    def spoiled(prompts, *, config, **options):  # type: ignore[no-untyped-def]
+        outputs = generate(prompts, config=config, **options)
+        if config.drafter == "draft":
+            object.__setattr__(outputs[0], "token_ids", (0, *outputs[0].token_ids[1:]))
+        return outputs
+
+    monkeypatch.setattr(decoder, "generate", spoiled)
+    workload = Workload(
+        "digits",
+        tune=tuple(Prompt(f"t{i}", "one", f"{i}12{i}12") for i in range(4)),
+        held_out=tuple(Prompt(f"h{i}", "one", f"{i}34{i}34") for i in range(4)),
+        max_new_tokens=8,
+    )
+    settings = StudySettings(trials=6, minutes=0.0, prompts_per_trial=4, finalist_prompts=4, max_failures=9)
+    tune(decoder, workload, SearchSpace.load("smoke"), output_dir=tmp_path / "run", settings=settings)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "measurements.jsonl").read_text().splitlines()]
+    reasons = [line["failure"]["reason"] for line in lines if "failure" in line]
+    assert reasons
+    assert all(reason.startswith("MismatchError") and "differs at token 0" in reason for reason in reasons)

@@ -1,0 +1,150 @@
+"""Settings -> plain objects: workloads, models, configurations. What the commands share of the wiring."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autospec.cli.compose import compose_values, near
+from autospec.cli.faults import Faults
+from autospec.cli.schema import ModelSettings, typed
+from autospec.config import SpecConfig
+from autospec.errors import ConfigError
+from autospec.pocket import workload_path
+from autospec.policy import resolve_source
+from autospec.policy.sources import POCKET_PREFIX
+from autospec.records import Workload
+from autospec.workloads import WorkloadSource, load_workload
+
+if TYPE_CHECKING:
+    from autospec.engine.decoder import SpeculativeDecoder
+    from autospec.runners import Runner
+
+POCKET_WORKLOAD = "pocket/workload"
+BUILT_IN_DRAFTERS = ("ngram",)  # as in engine.decoder, which would import torch and transformers
+
+
+def read_workload(source: WorkloadSource) -> Workload:
+    """Read a workload; `pocket/workload` is the embedded one, `~` the home folder.
+
+    Raises:
+        WorkloadError: It cannot be read or holds no usable prompt.
+        ConfigError: It has no such category.
+    """
+    held_out = source.held_out_path
+    return load_workload(
+        replace(source, path=_located(source.path), held_out_path=None if held_out is None else _located(held_out))
+    )
+
+
+def _located(path: str | Path) -> Path:
+    return workload_path() if str(path) == POCKET_WORKLOAD else Path(path).expanduser()
+
+
+def embedded_model(command: str) -> ModelSettings:
+    """Return the settings of the embedded family, for commands that choose models only where none are named."""
+    faults: list[str] = []
+    model = typed(ModelSettings, compose_values(command, ["model=pocket"]).values["model"], faults, "model")
+    assert model is not None, faults
+    assert not faults, faults
+    return model
+
+
+def check_models(model: ModelSettings, faults: Faults) -> None:
+    """Look for every model without loading it; all that are missing become faults.
+
+    A hub that cannot be reached is asked once, so that the answer comes within seconds.
+    """
+    _quieten(model)
+    from autospec.engine.location import locate, looks_like_path
+
+    hub_failed = False
+    for where, source in _sources(model).items():
+        location = faults.attempt(partial(resolve_source, source), where)
+        if location is None or (hub_failed and not looks_like_path(location)):
+            continue
+        if faults.attempt(partial(locate, location), where) is None:
+            hub_failed = hub_failed or not looks_like_path(location)
+
+
+def _sources(model: ModelSettings) -> dict[str, str]:
+    """Return every model by the name of its setting; drafters that are built in have none."""
+    named = {"model.target": model.target, "model.tokenizer": model.tokenizer or ""}
+    named |= {f"model.drafters.{name}": source for name, source in model.named_drafters.items()}
+    return {name: source for name, source in named.items() if source and source not in BUILT_IN_DRAFTERS}
+
+
+def _quieten(model: ModelSettings) -> None:
+    """Turn off the progress bars of loading where all files are local; must come before the first import."""
+    sources = _sources(model).values()
+    if all(source.startswith(POCKET_PREFIX) or Path(source).expanduser().is_dir() for source in sources):
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def load_decoder(model: ModelSettings) -> SpeculativeDecoder:
+    """Load the models.
+
+    Raises:
+        ModelError: One cannot be loaded or used.
+    """
+    _quieten(model)
+    from autospec.engine.decoder import SpeculativeDecoder
+
+    return SpeculativeDecoder.from_pretrained(
+        target=resolve_source(model.target),
+        drafters={name: resolve_source(source) for name, source in model.named_drafters.items()},
+        tokenizer=None if model.tokenizer is None else resolve_source(model.tokenizer),
+        device=model.device,
+        dtype=model.dtype,
+        revision=model.revision,
+        trust_remote_code=model.trust_remote_code,
+    )
+
+
+def make_runner(decoder: SpeculativeDecoder, workload: Workload) -> Runner:
+    """Return what measures a decoder under the decoding settings of a workload."""
+    from autospec.runners import LiveRunner
+
+    return LiveRunner(decoder, workload.sampling, workload.max_new_tokens)
+
+
+def spec_config(value: Any) -> SpecConfig:
+    """Return the configuration that a command line or YAML file writes: `off`, or a table of fields.
+
+    Raises:
+        ConfigError: It is neither, or the fields cannot work.
+    """
+    if value in ("off", False, None):  # YAML reads a bare off as false
+        return SpecConfig()
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"a configuration is off or a table such as {{drafter:draft,draft_length:4}}, but got {value!r}"
+        )
+    return SpecConfig.from_json(value)
+
+
+def check_configs(configs: Iterable[SpecConfig], model: ModelSettings, faults: Faults) -> None:
+    """Look for the drafter of every configuration among those of the model; unknown ones become faults."""
+    known = sorted(model.named_drafters)
+    for name in dict.fromkeys(config.drafter for config in configs if not config.is_off):
+        if name not in known:
+            faults.found.append(f"`drafter` must be one of {known}, but got {name!r}{near(name, known)}")
+
+
+def checked_root(root: str) -> Path:
+    """Return the folder of all outputs as an absolute path; refuse one that could not be made, without making it.
+
+    Raises:
+        ConfigError: Its nearest existing parent is no folder, or nothing can be written there.
+    """
+    path = Path(root).expanduser().absolute()
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    if not existing.is_dir():
+        raise ConfigError(f"`output_root` must be a folder or possible to make, but {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"`output_root` must be in a folder that can be written to, but {existing} cannot")
+    return path

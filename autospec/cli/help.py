@@ -1,0 +1,129 @@
+"""Help texts: what each command does, its groups and settings, examples.
+
+Read from `conf/` where it can be, so that no choice is listed that is not there. Composes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from autospec.paths import data_dir
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What the help says about a command."""
+
+    summary: str
+    description: str
+    examples: tuple[str, ...]
+
+
+COMMANDS = {
+    "tune": Command(
+        "find the fastest policy for a model, a workload and this machine",
+        "Measures plain decoding, searches configurations, confirms the best on held-out prompts and writes\n"
+        "policy.json and its evidence to outputs/tune/<date_time>/. Started again, it goes on with the newest\n"
+        "unfinished run of the same configuration, workload and device.",
+        (
+            "python -m autospec tune",
+            "python -m autospec tune study=quick workload=pocket_edit",
+            "python -m autospec tune study.trials=60 study.minutes=15 search_space=my_space.yaml",
+            "python -m autospec tune model=custom model.target=Qwen/Qwen3-8B model.drafters.draft=Qwen/Qwen3-0.6B "
+            "workload=file workload.path=prompts.jsonl",
+            "python -m autospec tune dry_run=true",
+            "python -m autospec tune --multirun workload=pocket,pocket_sampled",
+        ),
+    ),
+    "bench": Command(
+        "compare policies and configurations with plain decoding",
+        "Measures each of them beside plain decoding, interleaved, on the same prompts; says for every category\n"
+        "which is faster and which cannot be told apart. Writes bench.json to outputs/bench/<date_time>/.",
+        (
+            "python -m autospec bench 'policies=[outputs/tune/2026-01-31_12-00-00/policy.json]'",
+            "python -m autospec bench 'configs=[{drafter:draft,draft_length:4},{drafter:ngram,draft_length:8}]'",
+            "python -m autospec bench 'policies=[a.json,b.json]' workload=pocket_docs repeats=4",
+        ),
+    ),
+    "generate": Command(
+        "stream text and see how the drafts fared",
+        "Text goes to standard output, the statistics of acceptance to standard error. Without a policy and a\n"
+        "configuration, speculation is off.",
+        (
+            'python -m autospec generate policy=policy.json prompt="def read_lines(path):"',
+            "python -m autospec generate prompt='import os' 'config={drafter:ngram,draft_length:8}' max_new_tokens=64",
+            "python -m autospec generate policy=policy.json prompt_file=question.txt temperature=0.8 seed=7",
+        ),
+    ),
+    "train": Command(
+        "make the embedded models, or a family of your own, by a recipe",
+        "Builds the corpus, trains the tokenizer, the target and the draft, and writes weights that plain\n"
+        "transformers loads. What was finished before is not done again.",
+        (
+            "python -m autospec train recipe=pocket",
+            "python -m autospec train recipe=pocket recipe.device=cuda",
+        ),
+    ),
+    "mlflow": Command(
+        "browse the experiments that tune logged",
+        "Starts MLflow's server on the store under outputs/, for this machine only, until Ctrl-C.",
+        ("python -m autospec mlflow", "python -m autospec mlflow port=5001"),
+    ),
+}
+
+
+def overview() -> str:
+    """Return the list of commands."""
+    width = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            "usage: python -m autospec COMMAND [NAME=VALUE ...]",
+            "",
+            "autospec finds the fastest speculative-decoding policy that does not hurt quality.",
+            "",
+            "commands:",
+            *(f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()),
+            "",
+            "python -m autospec COMMAND --help shows settings and examples; --version the version.",
+        ]
+    )
+
+
+def command_help(name: str) -> str:
+    """Return usage, groups, settings and examples of one command."""
+    command, conf = COMMANDS[name], data_dir("conf")
+    groups = list(_groups(name, conf))
+    sections = [
+        f"usage: python -m autospec {name} [NAME=VALUE ...]",
+        "",
+        command.description,
+        "",
+        "examples:",
+        *(f"  {example}" for example in command.examples),
+    ]
+    if groups:
+        sections += ["", "choices (GROUP=CHOICE; each is a file in conf/ that says what it sets):", *groups]
+    settings = list(_settings(conf / f"{name}.yaml")) + list(_settings(conf / "base.yaml"))
+    sections += ["", "settings (NAME=VALUE, and GROUP.NAME=VALUE for what a choice sets):", *settings]
+    sections += ["", "--cfg job prints the composed configuration, --multirun runs every combination of a,b,c."]
+    return "\n".join(sections)
+
+
+def _groups(name: str, conf: Path) -> Iterator[str]:
+    for entry in yaml.safe_load((conf / f"{name}.yaml").read_text()).get("defaults", []):
+        if isinstance(entry, dict):
+            ((group, default),) = entry.items()
+            choices = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+            marked = [f"{choice} (default)" if choice == default else choice for choice in choices]
+            yield f"  {group:<14} {', '.join(marked)}"
+
+
+def _settings(path: Path) -> Iterator[str]:
+    """Yield the lines of a file that set something at its top level, comments included."""
+    for line in path.read_text().splitlines():
+        if line[:1].isalpha() and not line.startswith(("defaults:", "hydra:")):
+            yield f"  {line}"

@@ -1,0 +1,109 @@
+"""The end of a tuning run in words: figures by category, what the policy holds, what to believe. Decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from autospec.cli.console import minutes, ratio, table
+from autospec.comparison import Estimate, verdict
+from autospec.config import SpecConfig
+from autospec.tuning import TuningResult
+
+
+def summary_lines(result: TuningResult, folder: Path) -> Iterator[str]:
+    """Yield the lines that end a tuning run."""
+    yield ""
+    where = "held-out prompts" if result.finished else "tune prompts of the search, not confirmed"
+    yield f"result, on {where}"
+    yield from table(list(_rows(result)), right=(1, 2, 3))
+    yield f"without the prefills: {ratio(result.decode_speedup)}; total tokens over total seconds: {_total(result)}"
+    yield from _cross_checks(result)
+    yield ""
+    yield "the policy holds"
+    yield from _policy_lines(result)
+    yield ""
+    identity = result.identity
+    num_equal = identity.num_compared - identity.num_different
+    yield (
+        f"tokens equal plain decoding's in {num_equal} of {identity.num_compared} outputs that must "
+        f"({identity.num_tokens:,} tokens, {identity.num_excused} differences excused by a tie)"
+    )
+    yield (
+        f"noise of one timing {result.noise_floor:.1%}; {result.num_live_trials} trials with the baseline's; search "
+        f"ended by: {result.stop_reason}"
+    )
+    yield "time: " + ", ".join(f"{phase} {minutes(seconds)}" for phase, seconds in result.wall_seconds.items())
+    yield ""
+    yield f"policy: {folder / 'policy.json'}"
+
+
+def _rows(result: TuningResult) -> Iterator[list[str]]:
+    """Yield the head, the policy over all prompts, and each category."""
+    yield ["", "prompts", "baseline tok/s", "policy tok/s", "speedup", "verdict", "configuration"]
+    throughput = result.throughput
+    yield [
+        "all",
+        str(result.speedup.num_prompts),
+        f"{throughput.baseline_tokens_per_second:.1f}",
+        f"{throughput.tokens_per_second:.1f}",
+        ratio(result.speedup),
+        _verdict(result.speedup),
+        "by category" if len(_configs(result)) > 1 else next(iter(_configs(result))).short(),
+    ]
+    for name, row in result.confirmation.categories.items():
+        baseline, own = _speeds(result, name, row.config)
+        yield [
+            f"  {name}",
+            str(row.speedup.num_prompts),
+            f"{baseline:.1f}" if baseline else "-",
+            f"{own:.1f}" if own else "-",
+            ratio(row.speedup),
+            _verdict(row.speedup),
+            row.config.short(),
+        ]
+
+
+def _configs(result: TuningResult) -> set[SpecConfig]:
+    confirmation = result.confirmation
+    return {row.config for row in confirmation.categories.values()} or {confirmation.overall.config}
+
+
+def _verdict(estimate: Estimate) -> str:
+    return verdict(estimate) if estimate.low != estimate.high else "as plain decoding"
+
+
+def _speeds(result: TuningResult, category: str, config: SpecConfig) -> tuple[float, float]:
+    """Return tokens per second of the baseline and under `config` on the confirmed prompts of a category."""
+    confirmed = [one for one in result.measurements if one.stage == "confirm" and one.category == category]
+    own = [one for one in confirmed if one.config == config] or confirmed
+    if not own:
+        return 0.0, 0.0
+    baseline = sum(one.baseline_num_tokens for one in own) / sum(one.baseline_seconds for one in own)
+    if config.is_off:
+        return baseline, baseline
+    return baseline, sum(one.num_tokens for one in own) / sum(one.seconds for one in own)
+
+
+def _total(result: TuningResult) -> str:
+    throughput = result.throughput
+    return (
+        f"{throughput.baseline_tokens_per_second:.1f} -> {throughput.tokens_per_second:.1f} tok/s "
+        f"({throughput.ratio:.2f}x)"
+    )
+
+
+def _cross_checks(result: TuningResult) -> Iterator[str]:
+    for check in result.confirmation.cross_checks:
+        yield (
+            f"on {check.category}, {check.config.short()} is {ratio(check.ratio)} of {check.other_category}'s "
+            f"{check.other_config.short()}: {verdict(check.ratio)}"
+        )
+
+
+def _policy_lines(result: TuningResult) -> Iterator[str]:
+    rows = result.policy.rows
+    for row in rows:
+        yield f"  {row.category or 'all':<12} {row.config.short()}"
+    if all(row.config.is_off for row in rows):
+        yield "  speculation off: no configuration beat plain decoding with an interval above 1.0"

@@ -1,0 +1,186 @@
+"""`python -m autospec tune`: the main job, from settings to a policy and its evidence."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import autospec
+from autospec.cli.build import check_models, checked_root, load_decoder, read_workload
+from autospec.cli.compose import Composed
+from autospec.cli.console import Terminal
+from autospec.cli.faults import EXIT_INTERRUPTED, Faults
+from autospec.cli.narration import Narrator
+from autospec.cli.runs import CONFIG_FILE, RunKey, config_hash, finish_run, open_run, write_config
+from autospec.cli.schema import ModelSettings, TrackingSettings, typed
+from autospec.cli.summary import summary_lines
+from autospec.policy.sources import model_digest
+from autospec.profiling import device_fingerprint, fingerprint_hash
+from autospec.records import Workload
+from autospec.tracking import MlflowTracker
+from autospec.tuning import NullTracker, SearchSpace, StudySettings, tune
+from autospec.tuning.events import Event, PlanMade
+from autospec.workloads import WorkloadSource
+
+if TYPE_CHECKING:
+    from autospec.engine.decoder import SpeculativeDecoder
+
+# What does not change what is measured, so that a run is gone on with whatever they are.
+_NOT_IN_HASH = ("resume", "dry_run", "output_root", "tracking")
+
+
+@dataclass(frozen=True, slots=True)
+class TuneSettings:
+    """Settings of `tune`; see `conf/tune.yaml`."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    workload: WorkloadSource | None = None
+    study: StudySettings = field(default_factory=StudySettings)
+    tracking: TrackingSettings = field(default_factory=TrackingSettings)
+    search_space: str = "chain"
+    output_root: str = "outputs"
+    resume: bool = True
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What is tuned, all of it loaded."""
+
+    settings: TuneSettings
+    root: Path
+    decoder: SpeculativeDecoder
+    workload: Workload
+    space: SearchSpace
+    command: str
+
+
+class _PlanToldError(Exception):
+    """Ends a dry run where the plan has been told."""
+
+
+def run(composed: Composed) -> int:
+    """Check everything, load, then tune."""
+    with Terminal() as terminal:
+        job = _prepare(composed, terminal)
+        if job.settings.dry_run:
+            return _dry_run(job, terminal)
+        return _tune(job, composed.values, terminal)
+
+
+def _prepare(composed: Composed, terminal: Terminal) -> _Job:
+    """Read and load what the settings name.
+
+    Raises:
+        ConfigError: With everything that is wrong; nothing was created.
+    """
+    faults = Faults(composed.faults)
+    settings = typed(TuneSettings, composed.values, faults.found)
+    assert settings is not None
+    source = settings.workload
+    workload = None if source is None else faults.attempt(lambda: read_workload(source))
+    space = faults.attempt(lambda: SearchSpace.load(Path(settings.search_space).expanduser()))
+    if space is not None:
+        faults.attempt(lambda: space.check(settings.model.named_drafters))
+    check_models(settings.model, faults)
+    root = faults.attempt(lambda: checked_root(settings.output_root))
+    faults.raise_if_any()
+    assert root is not None
+    assert workload is not None
+    assert space is not None
+    if settings.tracking.uri:  # a server that does not answer shall be known before anything is made or loaded
+        MlflowTracker(root, root, settings.tracking.uri).connect()
+    terminal.line(f"loading {', '.join([settings.model.target, *settings.model.named_drafters.values()])}")
+    decoder = load_decoder(settings.model)
+    command = shlex.join(["python", "-m", "autospec", "tune", *composed.overrides])
+    return _Job(settings, root, decoder, workload, space, command)
+
+
+def _dry_run(job: _Job, terminal: Terminal) -> int:
+    """Tell the plan, whose arithmetic needs a warm-up, and leave nothing behind."""
+    narrate = Narrator(terminal)
+
+    def on_event(event: Event) -> None:
+        narrate(event)
+        if isinstance(event, PlanMade):
+            raise _PlanToldError
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            tune(
+                job.decoder,
+                job.workload,
+                job.space,
+                output_dir=Path(folder),
+                settings=job.settings.study,
+                on_event=on_event,
+                command=job.command,
+            )
+        except _PlanToldError:
+            terminal.line("dry run: nothing was measured and nothing written")
+    return 0
+
+
+def _tune(job: _Job, values: dict[str, Any], terminal: Terminal) -> int:
+    """Tune in a folder of its own, or go on in the one that an unfinished run left."""
+    settings = job.settings
+    key = _run_key(job, values)
+    folder, resumed = open_run(job.root, "tune", key, settings.resume)
+    terminal.line(f"{'going on in' if resumed else 'writing to'} {folder}")
+    write_config(folder, values)
+    tracker = _tracker(job, folder)
+    result = tune(
+        job.decoder,
+        job.workload,
+        job.space,
+        output_dir=folder,
+        settings=settings.study,
+        tracker=tracker,
+        on_event=Narrator(terminal),
+        command=job.command,
+    )
+    if not result.finished:
+        terminal.lines(summary_lines(result, folder))
+        terminal.line("interrupted: the result is partial; the same command goes on with this run")
+        return EXIT_INTERRUPTED
+    finish_run(folder, key)
+    _draw(folder, tracker)
+    terminal.lines(summary_lines(result, folder))
+    return 0
+
+
+def _run_key(job: _Job, values: dict[str, Any]) -> RunKey:
+    """Return what must be the same for a run to be gone on with; files count by content, not by name."""
+    target, drafters = job.decoder.target, job.decoder.drafters
+    sources = {"target": target.name, **{name: drafter.source for name, drafter in drafters.items()}}
+    extra = {
+        "version": autospec.__version__,
+        "space": job.space.content_hash,
+        "models": {name: [source, model_digest(source)] for name, source in sources.items()},
+    }
+    return RunKey(
+        config_hash=config_hash({**values, "files": extra}, without=_NOT_IN_HASH),
+        workload_hash=job.workload.content_hash,
+        device_hash=fingerprint_hash(device_fingerprint(target.device, target.dtype)),
+    )
+
+
+def _tracker(job: _Job, folder: Path) -> MlflowTracker | NullTracker:
+    settings = job.settings.tracking
+    if settings.kind == "none":
+        return NullTracker()
+    tracker = MlflowTracker(folder, job.root, settings.uri or "")
+    tracker.connect()
+    return tracker
+
+
+def _draw(folder: Path, tracker: MlflowTracker | NullTracker) -> None:
+    """Draw the figures, and give them and the configuration to the tracker."""
+    from autospec.report import draw_figures
+
+    figures = draw_figures(folder)
+    if isinstance(tracker, MlflowTracker):
+        tracker.log_files([folder / CONFIG_FILE, *figures])

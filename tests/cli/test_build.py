@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autospec.cli import build
+from autospec.cli.faults import Faults
+from autospec.cli.schema import ModelSettings
+from autospec.config import SpecConfig
+from autospec.errors import ConfigError, ModelError, WorkloadError
+from autospec.workloads import WorkloadSource
+
+
+def test_the_built_in_drafters_are_those_of_the_engine() -> None:
+    from autospec.engine.decoder import BUILT_IN_DRAFTERS
+
+    assert set(build.BUILT_IN_DRAFTERS) == set(BUILT_IN_DRAFTERS)
+
+
+def test_the_embedded_workload_goes_by_its_name() -> None:
+    workload = build.read_workload(WorkloadSource("pocket/workload", name="pocket", max_prompts_per_category=1))
+    assert workload.categories == ("complete", "docs", "edit")
+    assert len(workload.tune) == len(workload.held_out) == 3
+
+
+def test_a_home_folder_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rows = [f'{{"prompt": "prompt {index}"}}' for index in range(4)]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(rows) + "\n")
+    assert build.read_workload(WorkloadSource("~/prompts.jsonl")).name == "prompts"
+
+
+@pytest.mark.parametrize(
+    ("value", "config"),
+    [
+        ("off", SpecConfig()),
+        (False, SpecConfig()),
+        (None, SpecConfig()),
+        ({"drafter": "draft", "draft_length": 4}, SpecConfig(drafter="draft", draft_length=4)),
+    ],
+)
+def test_configurations_as_written(value: Any, config: SpecConfig) -> None:
+    assert build.spec_config(value) == config
+
+
+@pytest.mark.parametrize("value", ["on", 3, [], {"draft_lenght": 4}])
+def test_what_is_no_configuration_is_refused(value: Any) -> None:
+    with pytest.raises(ConfigError):
+        build.spec_config(value)
+
+
+def test_the_embedded_model_is_that_of_the_configuration() -> None:
+    model = build.embedded_model("bench")
+    assert model.target == "pocket/target"
+    assert model.named_drafters == {"draft": "pocket/draft", "ngram": "ngram"}
+
+
+def test_every_model_that_is_missing_is_a_fault() -> None:
+    faults = Faults()
+    drafters: dict[str, str | None] = {"a": "/no/where", "b": "ngram", "c": None, "d": "pocket/drft"}
+    build.check_models(ModelSettings(target="./no", drafters=drafters, tokenizer="~/no/tokenizer"), faults)
+    assert [fault.split(":")[0] for fault in faults.found] == [
+        "`model.target`",
+        "`model.tokenizer`",
+        "`model.drafters.a`",
+        "`model.drafters.d`",
+    ]
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from autospec.engine import location
+
+    asked = []
+
+    def locate(source: str) -> str:
+        asked.append(source)
+        raise ModelError(f"{source} cannot be reached")
+
+    monkeypatch.setattr(location, "locate", locate)
+    faults = Faults()
+    build.check_models(ModelSettings(target="org/a", drafters={"x": "org/b", "y": "./path"}), faults)
+    assert asked == ["org/a", "./path"]
+    assert len(faults.found) == 2
+
+
+def test_an_output_root_is_checked_without_being_made(tmp_path: Path) -> None:
+    root = build.checked_root(str(tmp_path / "a" / "b"))
+    assert root == tmp_path / "a" / "b"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_root_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="is a file"):
+        build.checked_root(str(tmp_path / "file" / "below"))
+
+
+def test_faults_are_kept_in_order_and_each_once() -> None:
+    faults = Faults(["first"])
+
+    def refuse(error: Exception) -> Any:
+        raise error
+
+    assert faults.attempt(lambda: 3) == 3
+    assert faults.attempt(lambda: refuse(ConfigError(["a", "b"])), "where") is None
+    assert faults.attempt(lambda: refuse(WorkloadError("c"))) is None
+    assert faults.attempt(lambda: refuse(WorkloadError("c"))) is None
+    with pytest.raises(ConfigError) as caught:
+        faults.raise_if_any()
+    assert caught.value.faults == ["first", "`where`: a", "`where`: b", "c"]
+
+
+def test_no_faults_raise_nothing() -> None:
+    Faults().raise_if_any()
+
+
+def test_errors_of_the_machine_are_not_taken_for_faults() -> None:
+    with pytest.raises(ZeroDivisionError):
+        Faults().attempt(lambda: 1 // 0)

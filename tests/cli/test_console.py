@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from autospec.cli.console import Terminal, minutes, ratio, table
+from autospec.cli.narration import Narrator, plan_lines, trial_line
+from autospec.cli.summary import summary_lines
+from autospec.comparison import Estimate
+from autospec.config import SpecConfig
+from autospec.records import Measurement, Prompt
+from autospec.tuning import StudyPlan, TrialReport, TuningResult
+from autospec.tuning.events import Measured, NoiseMeasured, PhaseStarted, PlanMade, TrialDone, Warned
+
+DRAFT4 = SpecConfig(drafter="draft", draft_length=4)
+
+
+@pytest.fixture
+def report(measurement: Callable[..., Measurement], prompts: tuple[Prompt, ...]) -> TrialReport:
+    return TrialReport(
+        number=4,
+        config=DRAFT4,
+        state="pruned",
+        params={},
+        measurements=[measurement(DRAFT4, prompt, 1.5, "search") for prompt in prompts],
+        speedup=Estimate(1.5, 1.4, 1.61, 6),
+        repeat=0,
+        reason="decided after 6 prompts",
+        best_config=SpecConfig(drafter="ngram", draft_length=8),
+        best_speedup=1.75,
+        num_trials=3,
+    )
+
+
+def _told(events: list[object], is_terminal: bool = False) -> str:
+    file = io.StringIO()
+    with Terminal(Console(file=file, force_terminal=is_terminal, width=60, soft_wrap=True)) as terminal:
+        narrator = Narrator(terminal)
+        for event in events:
+            narrator(event)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def test_the_plan_names_models_device_space_trials_and_the_arithmetic(plan: StudyPlan) -> None:
+    text = "\n".join(plan_lines(plan))
+    for part in (
+        "pocket/target",
+        "draft = pocket/draft, ngram",
+        "cpu, float32: A Processor, 2 cores, 2 threads",
+        "pocket (code, talk), greedy, 48 new tokens",
+        "1,234 configurations",
+        "up to 30, sampler tpe, seed 0",
+        "0.50 s for a prompt with its baseline x 12 prompts = 6.0 s a trial at most",
+        "search 3.0 min at most (30 trials and the baseline's: 3.1 min)",
+        "choice on 24 prompts, confirmation on 48: 1.5 min",
+        "estimated 4.5 minutes, budget 5 minutes",
+    ):
+        assert part in text
+    assert "resumed" not in text
+
+
+def test_a_resumed_plan_says_what_is_there_already(plan: StudyPlan) -> None:
+    text = "\n".join(plan_lines(replace(plan, num_logged=17, space_size=None, search_seconds=math.inf)))
+    assert "17 measurements are in the log already" in text
+    assert "more than can be counted" in text
+    assert "no limit at most" in text
+
+
+def test_a_trial_is_one_line(report: TrialReport) -> None:
+    line = trial_line(report, 30)
+    assert line.split("  ")[0].strip() == "" or line.strip().startswith("3/30")
+    for part in (
+        "3/30",
+        "draft x4 exact",
+        "15.0 tok/s",
+        "1.50x [1.40, 1.61]",
+        "pruned (decided after 6 prompts)",
+        "best 1.75x ngram x8 n1-3 exact",
+    ):
+        assert part in line
+    assert "\n" not in line
+
+
+def test_the_baselines_own_trial_and_repeats_are_marked(report: TrialReport) -> None:
+    baseline = replace(report, number=0, config=SpecConfig(), best_config=SpecConfig(), reason="", state="complete")
+    assert trial_line(baseline, 30).strip().startswith("baseline")
+    assert trial_line(baseline, 30).endswith("best off")
+    assert "draft x4 exact (again, 2)" in trial_line(replace(report, repeat=1), 30)
+    assert trial_line(replace(report, speedup=None), 30).split("tok/s")[1].split()[0] == "-"
+
+
+def test_a_study_is_told_in_plain_lines_where_there_is_no_terminal(
+    plan: StudyPlan, report: TrialReport, measurement: Callable[..., Measurement], prompts: tuple[Prompt, ...]
+) -> None:
+    events = [
+        PlanMade(plan),
+        PhaseStarted("search", 10),
+        Measured(measurement(DRAFT4, prompts[0], 1.5)),
+        NoiseMeasured(0.0213),
+        TrialDone(report),
+        Warned("something"),
+        PhaseStarted("finalist", 4, (DRAFT4,)),
+        PhaseStarted("confirm", 0),
+    ]
+    text = _told(events)
+    assert "\x1b" not in text
+    lines = text.splitlines()
+    assert "noise of one timing (baseline against itself): 2.1%" in lines
+    assert trial_line(report, 30) in lines
+    assert "warning: something" in lines
+    assert "  draft x4 exact" in lines
+    assert lines[-1] == "  nothing: no configuration is left"
+
+
+def test_a_terminal_gets_a_progress_bar(plan: StudyPlan) -> None:
+    text = _told([PlanMade(plan), PhaseStarted("search", 10)], is_terminal=True)
+    assert "\x1b[" in text
+    assert "0/10" in text
+
+
+def test_text_in_brackets_is_printed_as_it_is() -> None:
+    file = io.StringIO()
+    with Terminal(Console(file=file)) as terminal:
+        terminal.line("[red]1.5x[/red] [1.4, 1.6] " + "x" * 200)
+    assert file.getvalue() == "[red]1.5x[/red] [1.4, 1.6] " + "x" * 200 + "\n"
+
+
+def test_the_summary_shows_figures_by_category_and_what_the_policy_holds(result: TuningResult, tmp_path: Path) -> None:
+    lines = list(summary_lines(result, tmp_path))
+    (talk,) = [line for line in lines if line.startswith("  talk ") and "tok" not in line and "[" in line]
+    assert talk.split()[:4] == ["talk", "3", "10.0", "40.0"]
+    assert "faster" in talk
+    text = "\n".join(lines)
+    assert "result, on held-out prompts" in text
+    assert "on talk, ngram x8 n1-3 exact is 1.50x [1.20, 1.90] of code's draft x4 exact: faster" in text
+    assert "the policy holds\n  all          draft x4 exact\n  talk         ngram x8 n1-3 exact\n" in text
+    assert "6 of 6 outputs" in text
+    assert "noise of one timing 2.1%; 9 trials" in text
+    assert lines[-1] == f"policy: {tmp_path / 'policy.json'}"
+
+
+def test_the_summary_of_off_says_so(off_result: TuningResult, tmp_path: Path) -> None:
+    text = "\n".join(summary_lines(off_result, tmp_path))
+    assert "speculation off: no configuration beat plain decoding" in text
+    assert "as plain decoding" in text
+    assert "faster" not in text
+
+
+def test_the_summary_of_an_interrupted_run_claims_nothing_held_out(result: TuningResult, tmp_path: Path) -> None:
+    text = "\n".join(summary_lines(replace(result, finished=False), tmp_path))
+    assert "tune prompts of the search, not confirmed" in text
+
+
+def test_columns_are_aligned() -> None:
+    assert table([["a", "number"], ["long", "1"], ["x", "22"]], right=(1,)) == [
+        "a     number",
+        "----  ------",
+        "long       1",
+        "x         22",
+    ]
+
+
+def test_ratios_and_times_in_words() -> None:
+    assert ratio(Estimate(1.5, 1.25, 1.75, 3)) == "1.50x [1.25, 1.75]"
+    assert ratio(Estimate(1.5, 0.0, math.inf, 1)) == "1.50x [0.00, inf]"
+    assert ratio(Estimate(1.5, 0.0, 1e9, 1)) == "1.50x [0.00, >100]"
+    assert ratio(None) == "-"
+    assert (minutes(3.14), minutes(90), minutes(math.inf)) == ("3.1 s", "1.5 min", "no limit")

@@ -96,17 +96,15 @@ def pick(probs: Tensor, numbers: Tensor) -> Tensor:
 
     Args:
         probs: [..., vocab], rows sum to about 1.
-        numbers: [...] in [0, 1).
+        numbers: [...] float64 in [0, 1).
 
     Returns:
-        [...] int64. A token of probability 0 is never drawn, whatever the rounding.
+        [...] int64. A token of probability 0 is never drawn: the goal stays below the whole sum, because the largest
+        number, 1 - 2**-53, times any float64 rounds to less than it.
     """
     cumulative = probs.double().cumsum(dim=-1)
     goal = numbers.to(probs.device)[..., None] * cumulative[..., -1:]
-    drawn = torch.searchsorted(cumulative, goal, right=True)
-    # Rounding may carry a number past the last step: the last step is where the cumulative sum first is whole.
-    last = torch.searchsorted(cumulative, cumulative[..., -1:].contiguous())
-    return torch.minimum(drawn, last)[..., 0]
+    return torch.searchsorted(cumulative, goal, right=True)[..., 0]
 
 
 def residual(target_probs: Tensor, draft_probs: Tensor) -> Tensor:

@@ -47,18 +47,28 @@ class TextCodec:
         return ids
 
     def render(self, prompt: Prompt) -> list[int]:
-        """Return the ids of a prompt; messages go through the chat template where there is one."""
+        """Return the ids of a prompt; messages go through the chat template where there is one.
+
+        Raises:
+            WorkloadError: The prompt is empty, or the template refuses its messages.
+        """
         if not prompt.messages:
             return self.encode(prompt.text)
         if self.tokenizer.chat_template is None:
             return self.encode("\n\n".join(content for _, content in prompt.messages))
         messages = [{"role": role, "content": content} for role, content in prompt.messages]
-        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        try:
+            text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        except Exception as error:  # a template is code: it raises what it likes
+            raise WorkloadError(
+                f"the chat template must take the messages of prompt {prompt.prompt_id!r}, but says: {error}"
+            ) from error
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of ids, special tokens left out."""
-        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+        options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        return str(self.tokenizer.decode(list(token_ids), **options))
 
     def vocabulary(self) -> dict[str, int]:
         """Return all tokens and their ids."""

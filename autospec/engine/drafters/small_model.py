@@ -37,6 +37,7 @@ class SmallModelDrafter:
         self._cache = KVCache(min(plan.capacity, self.model.usable_length))
 
     def propose(self, max_length: int) -> TokenTree:
+        self.commit(())  # forgets a draft that was never answered
         # The last token of a draft is never fed, so a draft may reach one token beyond the cache.
         length = min(max_length, self._cache.capacity - len(self._context) + 1)
         if length < 1:

@@ -38,6 +38,7 @@ class CausalLM:
         self._window = _window(config)
         self.eos_token_ids = _eos_token_ids(model)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._cache_name = cache_argument(model)
         self._check_usable()
 
     @property
@@ -82,12 +83,13 @@ class CausalLM:
         starts = torch.tensor(cache.lengths)[:, None]
         offsets = torch.arange(num_new) if depths is None else torch.tensor(depths)
         mask = attention_mask(cache.lengths, num_new, tree_mask, self.dtype)
-        options: dict[str, Any] = {"logits_to_keep": num_logits} if self._keeps_logits else {}
+        options: dict[str, Any] = {self._cache_name: cache}
+        if self._keeps_logits:
+            options["logits_to_keep"] = num_logits
         output = self.model(
             input_ids=input_ids.to(device),
             attention_mask=None if mask is None else mask.to(device),
             position_ids=(starts + offsets).to(device),
-            past_key_values=cache,
             use_cache=True,
             **options,
         )
@@ -115,7 +117,7 @@ class CausalLM:
         limit = 1e-3 if self.dtype == torch.float32 else 0.1
         if (halves - whole).abs().mean() > limit * whole.std():
             raise ModelError(
-                f"a causal model gives the same logits with and without a KV cache, but `{self.name}` ({kind}) does not"
+                f"logits must be the same with and without a KV cache, but those of `{self.name}` ({kind}) differ"
             )
 
     @property
@@ -138,6 +140,11 @@ class CausalLM:
                 f"prompt and new tokens must fit the context of `{self.name}`, {self.context_length} tokens, "
                 f"but {num_tokens} were asked for"
             )
+
+
+def cache_argument(model: PreTrainedModel) -> str:
+    """Return under which name a forward takes its KV cache: transformers 5.24 renamed `past_key_values`."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 def attention_mask(
@@ -196,7 +203,9 @@ def load_model(
             )
         model = AutoModelForCausalLM.from_pretrained(location, config=config, dtype=number_format, **options)
         torch.nn.Module.to(model, where)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # damaged files make transformers and safetensors raise what they like
         raise ModelError(f"`{source}` cannot be loaded as a causal language model: {_first_line(error)}") from error
     return CausalLM(model, source, revision)
 

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from transformers import DynamicCache, PreTrainedModel
 
 from autospec.clock import Clock
+from autospec.engine.model import cache_argument
 
 END_ID = 0  # the end-of-text token, which is the first of every tokenizer that `tokens.train_tokenizer` makes
 
@@ -121,14 +122,15 @@ def forward_seconds(
 ) -> list[float]:
     """Return the median seconds of a one-token forward of each model behind a context [1, L], measured in turn."""
     caches = [DynamicCache(config=model.config) for model in models]
-    for model, cache in zip(models, caches, strict=True):
-        model(input_ids=context, past_key_values=cache, use_cache=True)
+    options = [{cache_argument(model): cache} for model, cache in zip(models, caches, strict=True)]
+    for model, option in zip(models, options, strict=True):
+        model(input_ids=context, use_cache=True, **option)
     clock = Clock(context.device)
     seconds: list[list[float]] = [[] for _ in models]
     for repeat in range(num_warmup + num_repeats):
-        for values, model, cache in zip(seconds, models, caches, strict=True):
+        for values, model, cache, option in zip(seconds, models, caches, options, strict=True):
             started = clock.now()
-            model(input_ids=context[:, -1:], past_key_values=cache, use_cache=True)
+            model(input_ids=context[:, -1:], use_cache=True, **option)
             if repeat >= num_warmup:
                 values.append(clock.now() - started)
             cache.crop(-1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import Any, Self, get_type_hints
 
 from autospec.errors import ConfigError
@@ -77,6 +78,8 @@ class TargetSettings:
         trunk_window: Tokens of a training window of the trunk; short ones train more tokens per second.
         decay_tokens: Length of the linear decay to zero.
         decay_window: Tokens of a window of the decay, so that the whole context is learnt.
+        resume_from: Folder of an exported target. A trunk without a checkpoint goes on from its weights, with its
+            tokenizer and fresh optimizers. Null: from nothing.
     """
 
     shape: ModelShape
@@ -84,10 +87,17 @@ class TargetSettings:
     trunk_window: int
     decay_tokens: int
     decay_window: int
+    resume_from: str | None = None
 
     def faults(self) -> list[str]:
         """Return what is wrong, as messages."""
-        return self.shape.faults() + [
+        faults = self.shape.faults()
+        if self.resume_from is not None and not (Path(self.resume_from) / "training.json").is_file():
+            faults.append(
+                f"`target.resume_from` must be the folder of an exported target, but {self.resume_from!r} has no "
+                "training.json"
+            )
+        return faults + [
             f"windows must be of 1 to {self.shape.context_length} tokens, but got {name}={window}"
             for name, window in (("trunk_window", self.trunk_window), ("decay_window", self.decay_window))
             if not 1 <= window <= self.shape.context_length
@@ -190,6 +200,10 @@ def _checked(value: Any, hint: Any, where: str) -> Any:
         if isinstance(value, str) or not all(isinstance(one, str) for one in value):
             raise ConfigError(f"`{where}` must be a list of names, but got {value!r}")
         return tuple(value)
+    if hint == str | None:
+        if value is not None and not isinstance(value, str):
+            raise ConfigError(f"`{where}` must be a string or null, but got {value!r}")
+        return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):

@@ -95,7 +95,11 @@ def make_tokenizer(space: Workspace) -> bool:
         return False
     files = corpus.read_corpus(space.need("corpus.jsonl.gz", "corpus"))
     texts = [text for file, text in files if not file.held_out]
-    tokenizer = tokens.train_tokenizer(texts[::TOKENIZER_FILE_STEP], recipe.corpus.vocab_size)
+    tokenizer = (
+        models.load_tokenizer(Path(recipe.target.resume_from))
+        if recipe.target.resume_from
+        else tokens.train_tokenizer(texts[::TOKENIZER_FILE_STEP], recipe.corpus.vocab_size)
+    )
     tokens.save_tokenizer(tokenizer, space.path("tokenizer"), recipe.target.shape.context_length)
     packed = tokens.pack(
         tokenizer, texts + edits.edit_documents(texts, recipe.corpus.edit_share, recipe.seed), recipe.seed
@@ -135,8 +139,14 @@ def train_trunk(space: Workspace) -> bool:
     """Train the target at a constant rate, from its checkpoint where there is one."""
     settings = space.recipe.target
     run = _target_trainer(space, _schedule(settings.trunk_tokens, 0, settings.trunk_window), "target-trunk.pt")
-    if run.resume() and run.tokens_seen >= settings.trunk_tokens:
-        return False
+    if run.resume():
+        if run.tokens_seen >= settings.trunk_tokens:
+            return False
+    elif settings.resume_from:
+        folder = Path(settings.resume_from)
+        facts = models.training_facts(folder)
+        seen = facts["trunk_tokens"] + facts["decay_tokens"]
+        run.start_from(models.load_model(folder, space.device).state_dict(), seen, facts["curve"])
     space.train(run, trainer.next_token_loss)
     return True
 

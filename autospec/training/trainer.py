@@ -10,7 +10,7 @@ import logging
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +141,11 @@ class Trainer:
         """Start from the checkpoint of another run."""
         self._restore(trunk)
         self.branched_at = self.tokens_seen
+
+    def start_from(self, weights: Mapping[str, Tensor], tokens_seen: int, curve: Sequence[Sequence[float]]) -> None:
+        """Start from bare weights, trained on `tokens_seen` tokens; the optimizers begin afresh."""
+        self.model.load_state_dict(weights)
+        self.tokens_seen, self.curve = tokens_seen, [(int(seen), loss) for seen, loss in curve]
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])

@@ -13,10 +13,12 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from autospec.errors import ConfigError
+from autospec.rules import ACCEPT_RULES, ENTROPY_FORMS, STOP_RULES, TREE_SHAPES
 
-STOP_RULES = ("static", "confidence", "heuristic")
-ACCEPT_RULES = ("exact", "rejection", "block")
 MAX_DRAFT_LENGTH = 64
+MAX_TREE_NODES = 512
+
+Paths = tuple[tuple[int, ...], ...]
 
 
 def _check_types(instance: Any) -> list[str]:
@@ -25,6 +27,12 @@ def _check_types(instance: Any) -> list[str]:
     faults = []
     for field in fields(instance):
         value = getattr(instance, field.name)
+        if field.type == "Paths":
+            if not _is_paths(value):
+                faults.append(f"`{field.name}` must be a list of paths of ranks from 0, but got {value!r}")
+            else:
+                object.__setattr__(instance, field.name, tuple(tuple(path) for path in value))
+            continue
         wrong_bool = isinstance(value, bool) and field.type != "bool"
         if wrong_bool or not isinstance(value, allowed[str(field.type)]):
             faults.append(f"`{field.name}` must be of type {field.type}, but got {value!r}")
@@ -32,6 +40,14 @@ def _check_types(instance: Any) -> list[str]:
             # 1 and 1.0, 0.0 and -0.0 are equal, so they must have one JSON form and one hash.
             object.__setattr__(instance, field.name, float(value) + 0.0)
     return faults
+
+
+def _is_paths(value: Any) -> bool:
+    sequences = (list, tuple)
+    return isinstance(value, sequences) and all(
+        isinstance(path, sequences) and path and all(type(rank) is int and rank >= 0 for rank in path)
+        for path in value
+    )
 
 
 def _from_mapping(cls: type[Any], values: Mapping[str, Any]) -> Any:
@@ -101,13 +117,25 @@ class SpecConfig:
     Args:
         drafter: Name under which the decoder knows the drafter; empty when speculation is off.
         draft_length: Most draft tokens along one path (gamma); 0 turns speculation off.
-        stop_rule: When drafting ends before `draft_length`: `static` never, `confidence` after a token whose draft
-            probability is below `stop_threshold`, `heuristic` at a length that grows by 2 when a whole draft was
-            accepted and shrinks by 1 otherwise (methods: Hugging Face assisted generation).
-        stop_threshold: Probability in [0, 1] for `confidence`.
+        tree_shape: How drafts are held; see `autospec.rules.TREE_SHAPES`.
+        tree_width: Children of a node, and nodes kept at each depth of a `beam`, at most.
+        tree_nodes: Nodes of one draft, at most, in shapes that are cut to a budget.
+        tree_paths: Of `static` and `optimal` trees, a path of ranks from the root to every node: (0,) is the most
+            probable first token, (0, 1) the second most probable behind it.
+        stop_rule: When drafting ends before `draft_length`: `static` never; `confidence` after a token whose draft
+            probability is below `stop_threshold`; `entropy` after a token that was drawn where the drafter was
+            unsure; `cumulative` where the probability of the whole path falls below `stop_threshold`; `adaptive` as
+            `confidence` with a threshold that follows what was accepted (2309.08168); `heuristic` at a length that
+            grows by 2 when a whole draft was accepted and shrinks by 1 otherwise (assisted generation in
+            transformers); `cost_aware` when another token would cost more time than it is likely to save.
+        stop_threshold: In [0, 1], for `confidence`, `entropy`, `cumulative`; where `adaptive` begins.
+        entropy_form: `svip` (2411.18462) stops above a root of the entropy, `adaedl` (2410.18351) below a bound of
+            the acceptance that the entropy gives.
+        entropy_scale: c_H of `adaedl`.
+        adaptive_goal: Acceptance that `adaptive` steers to.
         draft_length_start: Length of the first draft under `heuristic`.
-        accept_rule: `exact` (sample the target and match), `rejection` (2211.17192), `block` (2403.10444). Under
-            greedy decoding all three accept the same tokens.
+        accept_rule: Which drafted tokens are kept; see `autospec.rules.ACCEPT_RULES`. Under greedy decoding all
+            lossless rules keep the same tokens.
         ngram_min: Shortest suffix the n-gram drafter looks up.
         ngram_max: Longest suffix the n-gram drafter looks up.
 
@@ -123,6 +151,13 @@ class SpecConfig:
     accept_rule: str = "exact"
     ngram_min: int = 1
     ngram_max: int = 3
+    tree_shape: str = "chain"
+    tree_width: int = 2
+    tree_nodes: int = 16
+    tree_paths: Paths = ()
+    entropy_form: str = "svip"
+    entropy_scale: float = 0.2
+    adaptive_goal: float = 0.9
 
     def __post_init__(self) -> None:
         faults = _check_types(self) or self._faults()
@@ -132,27 +167,87 @@ class SpecConfig:
 
     def _forget_idle_knobs(self) -> None:
         """Set what has no effect to its default, so that equal behaviour is one configuration with one hash."""
-        idle = {"stop_threshold": self.stop_rule != "confidence", "draft_length_start": self.stop_rule != "heuristic"}
+        is_ranked = self.tree_shape in ("static", "optimal")
+        is_grown = self.tree_shape in ("beam", "best_first", "trie")
+        reads_threshold = self.stop_rule in ("confidence", "entropy", "cumulative", "adaptive")
+        idle = {
+            "stop_threshold": not reads_threshold,
+            "draft_length_start": self.stop_rule != "heuristic",
+            "entropy_form": self.stop_rule != "entropy",
+            "entropy_scale": self.stop_rule != "entropy" or self.entropy_form != "adaedl",
+            "adaptive_goal": self.stop_rule != "adaptive",
+            "tree_width": not is_grown,
+            "tree_nodes": not is_grown,
+            "tree_paths": not is_ranked,
+        }
         for field in fields(self):
             if self.is_off or idle.get(field.name, False):
                 object.__setattr__(self, field.name, field.default)
 
     def _faults(self) -> list[str]:
+        return [*self._range_faults(), *self._name_faults(), *self._combination_faults()]
+
+    def _range_faults(self) -> list[str]:
         faults = []
-        if not 0 <= self.draft_length <= MAX_DRAFT_LENGTH:
-            faults.append(f"`0 <= draft_length <= {MAX_DRAFT_LENGTH}` must hold, but got {self.draft_length}")
         if self.draft_length > 0 and not self.drafter:
             faults.append(f"a draft needs a drafter, but got drafter='' with draft_length={self.draft_length}")
-        if self.stop_rule not in STOP_RULES:
-            faults.append(f"`stop_rule` must be one of {list(STOP_RULES)}, but got {self.stop_rule!r}")
-        if not 0.0 <= self.stop_threshold <= 1.0:
-            faults.append(f"`0 <= stop_threshold <= 1` must hold, but got {self.stop_threshold}")
-        if not 1 <= self.draft_length_start <= MAX_DRAFT_LENGTH:
-            faults.append(f"`1 <= draft_length_start <= {MAX_DRAFT_LENGTH}` must hold, got {self.draft_length_start}")
-        if self.accept_rule not in ACCEPT_RULES:
-            faults.append(f"`accept_rule` must be one of {list(ACCEPT_RULES)}, but got {self.accept_rule!r}")
+        for name, low, high in (
+            ("draft_length", 0, MAX_DRAFT_LENGTH),
+            ("stop_threshold", 0, 1),
+            ("draft_length_start", 1, MAX_DRAFT_LENGTH),
+            ("tree_width", 1, MAX_TREE_NODES),
+            ("tree_nodes", 1, MAX_TREE_NODES),
+            ("entropy_scale", 0, 100),
+            ("adaptive_goal", 0, 1),
+        ):
+            if not low <= getattr(self, name) <= high:
+                faults.append(f"`{low} <= {name} <= {high}` must hold, but got {getattr(self, name)}")
         if not 1 <= self.ngram_min <= self.ngram_max:
             faults.append(f"`1 <= ngram_min <= ngram_max` must hold, but got {self.ngram_min} and {self.ngram_max}")
+        return faults
+
+    def _name_faults(self) -> list[str]:
+        known = {
+            "stop_rule": STOP_RULES,
+            "accept_rule": tuple(ACCEPT_RULES),
+            "tree_shape": tuple(TREE_SHAPES),
+            "entropy_form": ENTROPY_FORMS,
+        }
+        return [
+            f"`{name}` must be one of {list(names)}, but got {getattr(self, name)!r}"
+            for name, names in known.items()
+            if getattr(self, name) not in names
+        ]
+
+    def _combination_faults(self) -> list[str]:
+        """Return what does not go together, as far as it can be told without the drafter."""
+        if self._name_faults() or self.is_off:
+            return []
+        faults, shape = [], self.tree_shape
+        if shape != "chain" and not ACCEPT_RULES[self.accept_rule].serves_trees:
+            faults.append(f"accept_rule {self.accept_rule!r} serves chains only, but got tree_shape={shape!r}")
+        if self.stop_rule not in (allowed := TREE_SHAPES[shape].stop_rules):
+            faults.append(f"tree_shape {shape!r} goes with stop rules {list(allowed)}, but got {self.stop_rule!r}")
+        if shape in ("static", "optimal"):
+            faults += self._path_faults()
+        return faults
+
+    def _path_faults(self) -> list[str]:
+        paths = set(self.tree_paths)
+        if not paths:
+            return [f"tree_shape {self.tree_shape!r} needs `tree_paths`, but got none"]
+        faults = [f"`tree_paths` must be all different, but got {self.tree_paths}"] * (
+            len(paths) != len(self.tree_paths)
+        )
+        if len(paths) > MAX_TREE_NODES:
+            faults.append(f"`tree_paths` must hold at most {MAX_TREE_NODES} paths, but got {len(paths)}")
+        missing = sorted({path[:-1] for path in paths if len(path) > 1} - paths)
+        if missing:
+            faults.append(f"`tree_paths` must hold every path's beginning, but {list(missing)} are missing")
+        if (depth := max(map(len, paths))) > self.draft_length:
+            faults.append(
+                f"paths of `tree_paths` must be at most `draft_length` long, but got {depth} and {self.draft_length}"
+            )
         return faults
 
     @property
@@ -165,7 +260,10 @@ class SpecConfig:
         if self.is_off:
             return {"draft_length": 0}
         defaults = {field.name: field.default for field in fields(self)}
-        return {name: value for name, value in asdict(self).items() if value != defaults[name]}
+        changed = {name: value for name, value in asdict(self).items() if value != defaults[name]}
+        if self.tree_paths:
+            changed["tree_paths"] = [list(path) for path in self.tree_paths]
+        return changed
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
@@ -186,8 +284,13 @@ class SpecConfig:
         words = [f"{self.drafter} x{self.draft_length}"]
         if self.drafter == "ngram":
             words.append(f"n{self.ngram_min}-{self.ngram_max}")
-        if self.stop_rule == "confidence":
-            words.append(f"confidence {self.stop_threshold:.2f}")
+        if self.tree_paths:
+            words.append(f"{self.tree_shape} {len(self.tree_paths)}")
+        elif self.tree_shape != "chain":
+            words.append(f"{self.tree_shape} {self.tree_width}/{self.tree_nodes}")
         if self.stop_rule == "heuristic":
             words.append(f"heuristic from {self.draft_length_start}")
+        elif self.stop_rule != "static":
+            words.append(self.entropy_form if self.stop_rule == "entropy" else self.stop_rule)
+            words += [f"{self.stop_threshold:.2f}"] * (self.stop_rule != "cost_aware")
         return " ".join([*words, self.accept_rule])

@@ -106,16 +106,22 @@ class StepStats:
     accept_seconds: float = 0.0
     total_seconds: float = 0.0
 
-    def add_step(self, num_drafted: int, num_accepted: int) -> None:
-        """Count one step of a chain of which the first `num_accepted` tokens were kept."""
+    def add_step(self, num_drafted: int, num_accepted: int, num_tested: int) -> None:
+        """Count one step.
+
+        Args:
+            num_drafted: Draft tokens verified.
+            num_accepted: Draft tokens kept, along one path.
+            num_tested: Positions for which there was a candidate behind what had been accepted before them.
+        """
         self.num_steps += 1
         self.num_drafted += num_drafted
         self.num_accepted += num_accepted
         self.num_step_tokens += num_accepted + 1
-        missing = num_drafted - len(self.position_tested)
+        missing = num_tested - len(self.position_tested)
         self.position_tested.extend([0] * missing)
         self.position_accepted.extend([0] * missing)
-        for position in range(min(num_accepted + 1, num_drafted)):
+        for position in range(num_tested):
             self.position_tested[position] += 1
             self.position_accepted[position] += position < num_accepted
 

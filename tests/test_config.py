@@ -62,9 +62,25 @@ def test_every_field_changes_the_hash(field: str) -> None:
         "accept_rule": "rejection",
         "ngram_min": 2,
         "ngram_max": 4,
+        "tree_shape": "beam",
+        "tree_width": 3,
+        "tree_nodes": 9,
+        "tree_paths": ((0,), (1,)),
+        "entropy_form": "adaedl",
+        "entropy_scale": 0.3,
+        "adaptive_goal": 0.8,
     }
-    ruled_by = {"stop_threshold": "confidence", "draft_length_start": "heuristic"}
-    base = SpecConfig(drafter="draft", draft_length=7, stop_rule=ruled_by.get(field, "static"))
+    needed: dict[str, dict[str, Any]] = {  # with which a field has an effect
+        "stop_threshold": {"stop_rule": "confidence"},
+        "draft_length_start": {"stop_rule": "heuristic"},
+        "tree_width": {"tree_shape": "beam"},
+        "tree_nodes": {"tree_shape": "beam"},
+        "tree_paths": {"tree_shape": "static", "tree_paths": ((0,),)},
+        "entropy_form": {"stop_rule": "entropy"},
+        "entropy_scale": {"stop_rule": "entropy", "entropy_form": "adaedl"},
+        "adaptive_goal": {"stop_rule": "adaptive"},
+    }
+    base = SpecConfig(drafter="draft", draft_length=7, **needed.get(field, {}))
     assert dataclasses.replace(base, **{field: other[field]}).config_hash != base.config_hash
 
 
@@ -79,6 +95,13 @@ def test_knobs_without_effect_do_not_change_the_configuration() -> None:
 def test_config_round_trips_through_json_text() -> None:
     config = SpecConfig("ngram", 7, "heuristic", 0.4, 2, "rejection", 2, 6)
     assert SpecConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+
+
+def test_tree_paths_round_trip_through_json_text() -> None:
+    config = SpecConfig("draft", 4, tree_shape="static", tree_paths=[[0], [1], [0, 1]])  # type: ignore[arg-type]
+    assert config.tree_paths == ((0,), (1,), (0, 1))
+    assert SpecConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    assert hash(config) == hash(SpecConfig.from_json(config.to_json()))
 
 
 def test_config_is_frozen_and_hashable() -> None:
@@ -105,6 +128,20 @@ def test_config_is_frozen_and_hashable() -> None:
         ({"draft_length": True}, "draft_length"),
         ({"drafter": None}, "drafter"),
         ({"stop_threshold": "0.4"}, "stop_threshold"),
+        ({"tree_shape": "bush"}, "tree_shape"),
+        ({"tree_width": 0}, "tree_width"),
+        ({"tree_nodes": 513}, "tree_nodes"),
+        ({"tree_paths": ((-1,),)}, "tree_paths"),
+        ({"tree_paths": ((),)}, "tree_paths"),
+        ({"tree_paths": "00"}, "tree_paths"),
+        ({"entropy_form": "shannon"}, "entropy_form"),
+        ({"adaptive_goal": 1.5}, "adaptive_goal"),
+        ({"drafter": "d", "draft_length": 4, "tree_shape": "static"}, "tree_paths"),
+        ({"drafter": "d", "draft_length": 4, "tree_shape": "static", "tree_paths": ((0, 0),)}, "beginning"),
+        ({"drafter": "d", "draft_length": 4, "tree_shape": "static", "tree_paths": ((0,), (0,))}, "different"),
+        ({"drafter": "d", "draft_length": 1, "tree_shape": "static", "tree_paths": ((0,), (0, 0))}, "draft_length"),
+        ({"drafter": "d", "draft_length": 4, "tree_shape": "beam", "accept_rule": "block"}, "'block' serves chains"),
+        ({"drafter": "d", "draft_length": 4, "tree_shape": "beam", "stop_rule": "entropy"}, "'entropy'"),
     ],
 )
 def test_impossible_config_is_refused_by_name(values: dict[str, Any], named: str) -> None:
@@ -155,6 +192,10 @@ def test_what_is_not_a_mapping_is_refused(values: Any) -> None:
             SpecConfig(drafter="draft", draft_length=9, stop_rule="heuristic", draft_length_start=3),
             "draft x9 heuristic from 3 exact",
         ),
+        (SpecConfig("draft", 4, tree_shape="beam", tree_width=3, tree_nodes=20), "draft x4 beam 3/20 exact"),
+        (SpecConfig("draft", 4, tree_shape="static", tree_paths=((0,), (1,))), "draft x4 static 2 exact"),
+        (SpecConfig("draft", 4, stop_rule="entropy", stop_threshold=0.5), "draft x4 svip 0.50 exact"),
+        (SpecConfig("draft", 4, stop_rule="cost_aware"), "draft x4 cost_aware exact"),
     ],
 )
 def test_short_form(config: SpecConfig, expected: str) -> None:

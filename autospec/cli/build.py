@@ -18,6 +18,7 @@ from autospec.pocket import workload_path
 from autospec.policy import resolve_source
 from autospec.policy.sources import POCKET_PREFIX
 from autospec.records import Workload
+from autospec.rules import split_source
 from autospec.workloads import WorkloadSource, load_workload
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from autospec.runners import Runner
 
 POCKET_WORKLOAD = "pocket/workload"
-BUILT_IN_DRAFTERS = ("ngram",)  # as in engine.decoder, which would import torch and transformers
 
 
 def read_workload(source: WorkloadSource) -> Workload:
@@ -74,8 +74,8 @@ def check_models(model: ModelSettings, faults: Faults) -> None:
 def _sources(model: ModelSettings) -> dict[str, str]:
     """Return every model by the name of its setting; drafters that are built in have none."""
     named = {"model.target": model.target, "model.tokenizer": model.tokenizer or ""}
-    named |= {f"model.drafters.{name}": source for name, source in model.named_drafters.items()}
-    return {name: source for name, source in named.items() if source and source not in BUILT_IN_DRAFTERS}
+    named |= {f"model.drafters.{name}": split_source(source)[1] for name, source in model.named_drafters.items()}
+    return {name: source for name, source in named.items() if source}
 
 
 def _quieten(model: ModelSettings) -> None:

@@ -7,13 +7,14 @@ rejection; bonus: the token drawn when all were accepted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from autospec.engine.sampling import one_hot, pick, residual
+from autospec.engine.tree import TokenTree
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +61,21 @@ class ChainRule:
         return (wins * places).amax(dim=-1)
 
 
-def accept_matching(draft_ids: Tensor, target_ids: Tensor) -> Tensor:
-    """Count the draft tokens before the first that is not the target's own choice.
+def accept_matching(tree: TokenTree, target_ids: Sequence[int]) -> Verdict:
+    """Follow the children that are the target's own choice.
 
     Exact matching: greedy decoding, or sample-and-match where `target_ids` were drawn from the target. Lossless for
-    any drafter, because every emitted token is the target's.
+    any drafter and any tree, because every emitted token is the target's.
 
     Args:
-        draft_ids: [..., k].
-        target_ids: [..., k + 1].
-
-    Returns:
-        [...] int64.
+        tree: The draft.
+        target_ids: The target's choice behind the root and then behind every node.
     """
-    matches = draft_ids == target_ids[..., :-1]
-    return matches.long().cumprod(dim=-1).sum(dim=-1)
+    path, node = list[int](), tree.child(-1, target_ids[0])
+    while node is not None:
+        path.append(node)
+        node = tree.child(node, target_ids[node + 1])
+    return Verdict(tuple(path), target_ids[path[-1] + 1 if path else 0])
 
 
 def _of_drafted(probs: Tensor, draft_ids: Tensor) -> Tensor:

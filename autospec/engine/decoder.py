@@ -16,16 +16,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.cache import KVCache
-from autospec.engine.drafters import Drafter, NgramDrafter, SmallModelDrafter
-from autospec.engine.location import locate
+from autospec.engine.drafters import Drafter
+from autospec.engine.loading import LoadContext, load_drafter, load_text
 from autospec.engine.model import CausalLM, load_model
 from autospec.engine.sampling import Use, to_probs, uniform
 from autospec.engine.session import Job, Session
 from autospec.engine.text import GrowingText, TextCodec
 from autospec.errors import ConfigError, ModelError
 from autospec.records import Generation, Prompt, StepStats
-
-BUILT_IN_DRAFTERS: dict[str, type[Drafter]] = {"ngram": NgramDrafter}
 
 
 class Chooser(Protocol):
@@ -107,7 +105,8 @@ class SpeculativeDecoder:
 
         Args:
             target: Id, path, or a loaded model.
-            drafters: Name to a built-in kind (`ngram`), an id, a path, a loaded model, or any `Drafter`.
+            drafters: Name to a built-in kind (`autospec.rules.DRAFTER_KINDS`), `kind:path`, an id, a path, a loaded
+                model, or any `Drafter`.
             tokenizer: Where it is not the target's own.
             device: `auto` takes CUDA where there is one.
             dtype: `auto` is float32 on a CPU, the checkpoint's own on CUDA.
@@ -119,27 +118,13 @@ class SpeculativeDecoder:
             ModelError: A model cannot be found, loaded or used.
         """
         target = str(target) if isinstance(target, Path) else target
-        options = {"device": device, "dtype": dtype, "trust_remote_code": trust_remote_code}
-        model = load_model(target, revision=revision, **options)  # type: ignore[arg-type]
-        text = _load_text(target, tokenizer, revision, trust_remote_code)
-        loaded: dict[str, Drafter] = {}
-        for name, source in (drafters or {}).items():
-            source = str(source) if isinstance(source, Path) else source
-            if isinstance(source, str) and source in BUILT_IN_DRAFTERS:
-                loaded[name] = BUILT_IN_DRAFTERS[source]()
-            elif isinstance(source, (str, PreTrainedModel)):
-                small = load_model(source, **options)  # type: ignore[arg-type]
-                _check_vocabulary(model, text, small, source, trust_remote_code)
-                loaded[name] = SmallModelDrafter(small, model.vocab_size)
-                if compile:
-                    small.compile()
-            elif isinstance(source, Drafter):
-                loaded[name] = source
-            else:
-                raise ModelError(
-                    f"a drafter must be one of {sorted(BUILT_IN_DRAFTERS)}, an id, a path, a model or a `Drafter`, "
-                    f"but `{name}` is {source!r}"
-                )
+        model = load_model(target, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)
+        text = load_text(target, tokenizer, revision, trust_remote_code)
+        context = LoadContext(model, text, device, dtype, trust_remote_code, compile)
+        loaded = {
+            name: load_drafter(name, str(source) if isinstance(source, Path) else source, context)
+            for name, source in (drafters or {}).items()
+        }
         if compile:
             model.compile()
         return cls(model, loaded, text)
@@ -155,9 +140,13 @@ class SpeculativeDecoder:
         drafter = self.drafters.get(config.drafter)
         if drafter is None:
             raise ConfigError(f"`drafter` must be one of {sorted(self.drafters)}, but got {config.drafter!r}")
-        if config.stop_rule == "confidence" and not drafter.has_probs:
+        if config.stop_rule not in ("static", "heuristic") and not drafter.has_probs:
             raise ConfigError(
-                f"stop_rule 'confidence' needs draft probabilities, but drafter {config.drafter!r} has none"
+                f"stop_rule {config.stop_rule!r} needs draft probabilities, but drafter {config.drafter!r} has none"
+            )
+        if config.tree_shape not in drafter.shapes:
+            raise ConfigError(
+                f"drafter {config.drafter!r} drafts the shapes {list(drafter.shapes)}, but got {config.tree_shape!r}"
             )
 
     def render(self, prompt: Prompt) -> list[int]:
@@ -324,41 +313,3 @@ def _end(tokens: list[int], eos: frozenset[int], growing: GrowingText) -> tuple[
         if token in eos:
             return tokens[:place], "eos"
     return tokens, ""
-
-
-def _load_text(
-    target: str | PreTrainedModel,
-    tokenizer: str | PreTrainedTokenizerBase | None,
-    revision: str | None,
-    trust_remote_code: bool,
-) -> TextCodec | None:
-    if isinstance(tokenizer, PreTrainedTokenizerBase):
-        return TextCodec(tokenizer)
-    if tokenizer is not None:
-        return TextCodec.load(locate(tokenizer), None, trust_remote_code)
-    if isinstance(target, str):
-        return TextCodec.load(locate(target), revision, trust_remote_code)
-    return None
-
-
-def _check_vocabulary(
-    target: CausalLM, text: TextCodec | None, small: CausalLM, source: str | PreTrainedModel, trust_remote_code: bool
-) -> None:
-    """Refuse a draft model whose token ids mean something else.
-
-    Raises:
-        ModelError: Another tokenizer, or without tokenizers to compare, another number of tokens.
-    """
-    if text is not None and isinstance(source, str):
-        theirs, ours = TextCodec.load(locate(source), None, trust_remote_code).vocabulary(), text.vocabulary()
-        if theirs != ours:
-            shared = sum(ours.get(token) == token_id for token, token_id in theirs.items())
-            raise ModelError(
-                f"a draft model must have the vocabulary of its target, but `{small.name}` shares {shared} of "
-                f"{len(ours)} tokens with `{target.name}`"
-            )
-    elif small.vocab_size != target.vocab_size:
-        raise ModelError(
-            f"a draft model must have the vocabulary of its target, but `{small.name}` has {small.vocab_size} tokens "
-            f"and `{target.name}` {target.vocab_size}"
-        )

@@ -73,29 +73,63 @@ class CausalLM:
             input_ids: [batch, n] new tokens of every row.
             cache: Advanced by n.
             num_logits: Return logits of the last `num_logits` tokens only; 0 returns all.
-            tree_mask: [n, n] bool, which new token sees which; None is causal.
+            tree_mask: [n, m] bool, m >= n: which of the last m - n cached and of the new tokens each new one sees,
+                besides all tokens cached before those; None is causal.
             depths: Position of each new token behind the cached ones; None counts up.
 
         Returns:
             Logits [batch, num_logits or n, vocab].
         """
+        options: dict[str, Any] = {"logits_to_keep": num_logits} if self._keeps_logits else {}
+        logits: Tensor = self._run(input_ids, cache, tree_mask, depths, options).logits
+        return logits[:, -num_logits:] if num_logits else logits
+
+    @torch.inference_mode()
+    def forward_with_hidden(
+        self,
+        input_ids: Tensor,
+        cache: KVCache,
+        layers: Sequence[int],
+        *,
+        tree_mask: Tensor | None = None,
+        depths: Sequence[int] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Run new tokens and return all logits [batch, n, vocab] and hidden states [batch, n, width * len(layers)].
+
+        Args:
+            input_ids: As for `forward`, like the rest.
+            cache: Advanced by n.
+            layers: Which hidden states, side by side: 0 the embeddings, i the output of layer i - 1, -1 the last,
+                normalised one.
+            tree_mask: See `forward`.
+            depths: See `forward`.
+        """
+        output = self._run(input_ids, cache, tree_mask, depths, {"output_hidden_states": True})
+        chosen = [output.hidden_states[layer] for layer in layers]
+        return output.logits, torch.cat(chosen, dim=-1) if chosen else output.logits[..., :0]
+
+    def _run(
+        self,
+        input_ids: Tensor,
+        cache: KVCache,
+        tree_mask: Tensor | None,
+        depths: Sequence[int] | None,
+        options: dict[str, Any],
+    ) -> Any:
         num_new, device = input_ids.shape[1], self.device
         starts = torch.tensor(cache.lengths)[:, None]
         offsets = torch.arange(num_new) if depths is None else torch.tensor(depths)
         mask = attention_mask(cache.lengths, num_new, tree_mask, self.dtype)
-        options: dict[str, Any] = {self._cache_name: cache}
-        if self._keeps_logits:
-            options["logits_to_keep"] = num_logits
         output = self.model(
             input_ids=input_ids.to(device),
             attention_mask=None if mask is None else mask.to(device),
             position_ids=(starts + offsets).to(device),
             use_cache=True,
+            **{self._cache_name: cache},
             **options,
         )
         cache.advance(num_new)
-        logits: Tensor = output.logits
-        return logits[:, -num_logits:] if num_logits else logits
+        return output
 
     def _check_usable(self) -> None:
         config, kind = self.model.config, type(self.model).__name__
@@ -152,6 +186,13 @@ def attention_mask(
 ) -> Tensor | None:
     """Build the additive mask of `num_new` tokens behind rows of the given lengths.
 
+    Args:
+        lengths: Cached tokens of every row.
+        num_new: Tokens of this forward.
+        tree_mask: [num_new, m] bool: which of the last m tokens, the new ones last, each new one sees besides all
+            that came before those; None is causal.
+        dtype: Of the mask.
+
     Returns:
         [batch, 1, num_new, max(lengths) + num_new] with 0 where a token may look; None where the model's own causal
         mask says the same (one token, or an empty cache).
@@ -162,10 +203,10 @@ def attention_mask(
         return None
     seen = torch.tril(torch.ones(num_new, num_new, dtype=torch.bool)) if tree_mask is None else tree_mask
     mask = torch.full((len(lengths), 1, num_new, longest + num_new), torch.finfo(dtype).min, dtype=dtype)
-    new = torch.zeros(num_new, num_new, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
+    new = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
     for row, length in enumerate(lengths):
         mask[row, :, :, :length] = 0.0
-        mask[row, :, :, length : length + num_new] = new
+        mask[row, :, :, length + num_new - seen.shape[1] : length + num_new] = new
     return mask
 
 

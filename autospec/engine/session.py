@@ -15,10 +15,11 @@ from torch import Tensor
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.acceptance import CHAIN_RULES, Verdict, accept_chain, accept_matching
 from autospec.engine.cache import KVCache
-from autospec.engine.drafters.base import Drafter, DraftPlan
+from autospec.engine.costs import CONSTANT_COSTS, CostCurve
+from autospec.engine.drafters.base import Drafter, DraftPlan, Needs, Trail
 from autospec.engine.model import CausalLM
 from autospec.engine.sampling import Use, pick, to_probs, uniform, uniforms
-from autospec.engine.termination import DraftLength
+from autospec.engine.termination import Stopping
 from autospec.engine.tree import TokenTree
 from autospec.records import StepStats
 
@@ -33,6 +34,7 @@ class Job:
         sampling: Filters; its seed is replaced by `seed`.
         seed: Seed of this prompt.
         max_new_tokens: At least 1.
+        costs: What steps cost, for the cost-aware stopping rule.
     """
 
     prompt_ids: tuple[int, ...]
@@ -40,6 +42,7 @@ class Job:
     sampling: SamplingParams
     seed: int
     max_new_tokens: int
+    costs: CostCurve = CONSTANT_COSTS
 
 
 class Session:
@@ -54,9 +57,11 @@ class Session:
         self._room = job.max_new_tokens
         capacity = len(job.prompt_ids) + job.max_new_tokens
         target.check_length(capacity)
-        self.cache = KVCache(capacity)
+        self.cache = KVCache(capacity + _num_branches(job.config))
         self._capacity = capacity
-        self._draft_length = DraftLength(job.config)
+        self._stopping = Stopping(job.config, job.costs)
+        self._needs = drafter.needs if drafter is not None else Needs()
+        self._trail: Trail | None = None
         self.stats = StepStats()
 
     def run(self) -> Iterator[list[int]]:
@@ -72,15 +77,21 @@ class Session:
 
     def _prefill(self) -> list[int]:
         started = perf_counter()
-        logits = self._target.forward(torch.tensor([self._text]), self.cache, num_logits=1)[0]
-        tokens = [self._choose(logits)]
+        input_ids, wants = torch.tensor([self._text]), self._needs
+        if wants.anything:
+            logits, hidden = self._target.forward_with_hidden(input_ids, self.cache, wants.hidden_layers)
+            self._trail = Trail(0, logits[0], hidden[0] if wants.hidden_layers else None)
+        else:
+            logits = self._target.forward(input_ids, self.cache, num_logits=1)
+        tokens = [self._choose(logits[0, -1:])]
         self.stats.prefill_seconds = perf_counter() - started
         return self._commit(tokens)
 
     def _start_drafter(self, drafter: Drafter) -> None:
         started, job = perf_counter(), self._job
-        drafter.start(job.prompt_ids, DraftPlan(job.config, job.sampling, job.seed, self._capacity))
-        drafter.commit(self._text[len(job.prompt_ids) :])
+        plan = DraftPlan(job.config, job.sampling, job.seed, self._capacity, self._stopping, self.cache)
+        drafter.start(job.prompt_ids, plan)
+        drafter.commit(self._text[len(job.prompt_ids) :], self._trail)
         self.stats.draft_seconds += perf_counter() - started
 
     def _plain_step(self) -> list[int]:
@@ -88,44 +99,54 @@ class Session:
         logits = self._target.forward(torch.tensor([self._text[-1:]]), self.cache)[0]
         tokens = [self._choose(logits)]
         self.stats.verify_seconds += perf_counter() - started
-        self.stats.add_step(0, 0)
+        self.stats.add_step(0, 0, 0)
         return self._commit(tokens)
 
     def _step(self, drafter: Drafter) -> list[int]:
         """Draft, verify, accept, commit."""
         started = perf_counter()
         # One token always comes from the target itself, so a longer draft could not be used.
-        tree = drafter.propose(min(self._draft_length.limit, self._room - 1))
+        tree = drafter.propose(min(self._stopping.limit, self._room - 1))
         drafted = perf_counter()
         root = self.cache.length
-        logits = self._verify(tree)
+        logits, hidden = self._verify(tree)
         verified = perf_counter()
         verdict = self._accept(tree, logits)
         tokens = [*tree.token_ids[list(verdict.path)].tolist(), verdict.next_id]
-        self.cache.keep(0, root, [0, *(node + 1 for node in verdict.path)])
-        self._draft_length.observe(tree.num_nodes, verdict.num_accepted)
-        self.stats.add_step(tree.num_nodes, verdict.num_accepted)
+        slots = [0, *(node + 1 for node in verdict.path)]
+        self.cache.keep(0, root, slots)
+        self._stopping.observe(tree.depth, verdict.num_accepted)
+        self.stats.add_step(tree.num_nodes, verdict.num_accepted, _num_tested(tree, verdict))
         self._commit(tokens)
-        drafter.commit(tokens)
+        drafter.commit(tokens, self._trail_of(root, slots, logits, hidden))
         self.stats.draft_seconds += drafted - started
         self.stats.verify_seconds += verified - drafted
         self.stats.accept_seconds += perf_counter() - verified
         return tokens
 
-    def _verify(self, tree: TokenTree) -> Tensor:
-        """Run the root and all nodes through the target at once: [nodes + 1, vocab] logits."""
+    def _verify(self, tree: TokenTree) -> tuple[Tensor, Tensor | None]:
+        """Run the root and all nodes through the target at once: logits [nodes + 1, vocab], and hidden states."""
         root = torch.tensor(self._text[-1:])
         mask = tree.ancestor_mask()
         depths = None if mask is None else (0, *tree.depths)
         input_ids = torch.cat([root, tree.token_ids.cpu()])[None]
-        return self._target.forward(input_ids, self.cache, tree_mask=mask, depths=depths)[0]
+        if layers := self._needs.hidden_layers:
+            logits, hidden = self._target.forward_with_hidden(
+                input_ids, self.cache, layers, tree_mask=mask, depths=depths
+            )
+            return logits[0], hidden[0]
+        return self._target.forward(input_ids, self.cache, tree_mask=mask, depths=depths)[0], None
+
+    def _trail_of(self, root: int, slots: list[int], logits: Tensor, hidden: Tensor | None) -> Trail | None:
+        if not self._needs.anything:
+            return None
+        return Trail(root, logits[slots], None if hidden is None else hidden[slots])
 
     def _accept(self, tree: TokenTree, logits: Tensor) -> Verdict:
-        job, num_drafted, position = self._job, tree.num_nodes, len(self._text)
+        job, position = self._job, len(self._text)
         if job.sampling.is_greedy or job.config.accept_rule == "exact":
-            target_ids = self._own_tokens(logits, position)
-            count = int(accept_matching(tree.token_ids.to(target_ids.device), target_ids))
-            return Verdict(tuple(range(count)), int(target_ids[count]))
+            return accept_matching(tree, self._own_tokens(logits, position, tree))
+        num_drafted = tree.num_nodes
         drafts = range(num_drafted)
         coins = uniforms(job.seed, range(position, position + num_drafted), Use.ACCEPT, drafts)
         # Both last numbers belong to the position behind the accepted tokens, which is known only afterwards: the
@@ -137,19 +158,37 @@ class Session:
         rule = CHAIN_RULES[job.config.accept_rule]
         return accept_chain(rule, tree.token_ids.to(logits.device), tree.draft_probs, target_probs, numbers)
 
-    def _own_tokens(self, logits: Tensor, position: int) -> Tensor:
-        """Return the target's own choice behind each token of a chain: [n] int64."""
+    def _own_tokens(self, logits: Tensor, position: int, tree: TokenTree | None = None) -> list[int]:
+        """Return the target's own choice behind the root and behind each node of a draft.
+
+        A random number belongs to a position, so nodes of one depth share theirs: only one of them can be kept.
+        """
         if self._job.sampling.is_greedy:
-            return logits.argmax(dim=-1)
-        numbers = uniforms(self._job.seed, range(position, position + logits.shape[0]), Use.TARGET)
-        return pick(to_probs(logits, self._job.sampling), numbers)
+            chosen = logits.argmax(dim=-1)
+        else:
+            depths = (0,) if tree is None else (0, *tree.depths)
+            by_depth = uniforms(self._job.seed, range(position, position + max(depths) + 1), Use.TARGET)
+            chosen = pick(to_probs(logits, self._job.sampling), by_depth[list(depths)])
+        own: list[int] = chosen.tolist()
+        return own
 
     def _choose(self, logits: Tensor) -> int:
         """Return the target's own next token from logits [1, vocab]."""
-        return int(self._own_tokens(logits, len(self._text))[0])
+        return self._own_tokens(logits, len(self._text))[0]
 
     def _commit(self, tokens: Sequence[int]) -> list[int]:
         self._text.extend(tokens)
         self._room -= len(tokens)
         self.stats.num_new_tokens += len(tokens)
         return list(tokens)
+
+
+def _num_branches(config: SpecConfig) -> int:
+    """Return how many nodes a verified tree may hold beside those along its longest path."""
+    return 0 if config.tree_shape == "chain" else max(config.tree_nodes, len(config.tree_paths))
+
+
+def _num_tested(tree: TokenTree, verdict: Verdict) -> int:
+    """Return how many positions were put to the test: those accepted, and the next where there was a candidate."""
+    last = verdict.path[-1] if verdict.path else -1
+    return verdict.num_accepted + bool(tree.children[last + 1])

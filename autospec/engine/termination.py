@@ -1,19 +1,25 @@
 """Stopping rules: when a drafter stops drawing before the cap.
 
-Pure array functions over leading dimensions, so that a simulator can call the same ones; and the small state that a
-decoder keeps for a rule that learns. Whether token i + 1 is drawn may depend on tokens already drawn and kept, never
-on itself: a sampled token, once drawn, is verified.
+Pure array functions over leading dimensions, so that a simulator can call the same ones; and `Stopping`, the small
+state of one generation. Whether token i + 1 is drawn may depend on tokens already drawn and kept, never on itself: a
+sampled token, once drawn, is verified.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from autospec.config import SpecConfig
+from autospec.engine.costs import CONSTANT_COSTS, CostCurve
+
+# Draft & Verify (2309.08168): how fast the threshold moves, and how fast its view of the past fades.
+ADAPTIVE_STEP, ADAPTIVE_MEMORY, ADAPTIVE_INERTIA = 0.01, 0.5, 0.9
 
 
-def stops_by_confidence(token_probs: ArrayLike, threshold: float) -> NDArray[np.bool_]:
+def stops_by_confidence(token_probs: ArrayLike, threshold: ArrayLike) -> NDArray[np.bool_]:
     """Tell after which drawn tokens drafting ends: those less probable than the threshold.
 
     The token itself is kept and verified (2405.04304, the unsupervised form).
@@ -25,6 +31,55 @@ def stops_by_confidence(token_probs: ArrayLike, threshold: float) -> NDArray[np.
     return np.asarray(np.asarray(token_probs) < threshold)
 
 
+def stops_by_entropy(
+    entropies: ArrayLike, threshold: ArrayLike, form: str = "svip", scale: float = 0.2
+) -> NDArray[np.bool_]:
+    """Tell after which drawn tokens drafting ends: those drawn where the drafter was unsure.
+
+    `svip` (2411.18462): the root of the entropy is above the threshold. `adaedl` (2410.18351): the bound
+    1 - sqrt(scale * entropy) of the acceptance is below it.
+
+    Args:
+        entropies: [...] of the row each token was drawn from, in nats.
+        threshold: In [0, 1].
+        form: `svip` or `adaedl`.
+        scale: c_H of `adaedl`.
+    """
+    entropies = np.asarray(entropies)
+    if form == "svip":
+        return np.asarray(np.sqrt(entropies) > threshold)
+    return np.asarray(1.0 - np.sqrt(scale * entropies) < threshold)
+
+
+def stops_by_path(path_probs: ArrayLike, threshold: ArrayLike) -> NDArray[np.bool_]:
+    """Tell behind which nodes drafting ends: those whose whole path is less probable than the threshold.
+
+    Args:
+        path_probs: [...] product of the draft probabilities from the root to each node.
+        threshold: In [0, 1].
+    """
+    return np.asarray(np.asarray(path_probs) < threshold)
+
+
+def stops_by_cost(
+    path_probs: ArrayLike, num_drafted: ArrayLike, expected: ArrayLike, costs: CostCurve
+) -> NDArray[np.bool_]:
+    """Tell behind which nodes one more token is not worth its time.
+
+    A token is worth drawing where the chance that it counts, which is at most that of the path to it, exceeds the
+    tokens per second of the step so far times the seconds it adds; the rate comes from the cost curve, not a clock.
+
+    Args:
+        path_probs: [...] product of the draft probabilities of the chain so far.
+        num_drafted: [...] its tokens.
+        expected: [...] tokens the step is expected to emit with it: 1 plus the path probabilities of its nodes.
+        costs: What steps cost.
+    """
+    num_drafted = np.asarray(num_drafted)
+    rate = np.asarray(expected) / (costs.target + num_drafted * costs.marginal)
+    return np.asarray(np.asarray(path_probs) <= rate * costs.marginal)
+
+
 def heuristic_length(
     length: ArrayLike, num_drafted: ArrayLike, num_accepted: ArrayLike, cap: int
 ) -> NDArray[np.int64]:
@@ -34,7 +89,7 @@ def heuristic_length(
 
     Args:
         length: [...] current length.
-        num_drafted: [...] tokens verified in the step.
+        num_drafted: [...] most tokens that could be accepted in the step: the depth of its draft.
         num_accepted: [...] of which accepted.
         cap: Longest draft.
     """
@@ -43,20 +98,91 @@ def heuristic_length(
     return np.where(num_drafted > 0, np.clip(moved, 1, cap), length).astype(np.int64)
 
 
-class DraftLength:
-    """How long the next draft may be, within one generation."""
+def adapted_threshold(
+    state: tuple[ArrayLike, ArrayLike], num_drafted: ArrayLike, num_accepted: ArrayLike, goal: float, cap: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return threshold and running acceptance after a step (Draft & Verify, 2309.08168).
 
-    def __init__(self, config: SpecConfig) -> None:
-        self._adapts = config.stop_rule == "heuristic"
-        self._cap = config.draft_length
-        self._length = min(config.draft_length_start, self._cap) if self._adapts else self._cap
+    Below the goal the threshold rises; above it, it falls, unless the draft was as long as it may be. A step without a
+    draft teaches nothing.
+
+    Args:
+        state: Threshold [...] and running acceptance [...].
+        num_drafted: [...] tokens of the chain.
+        num_accepted: [...] of which accepted.
+        goal: Acceptance to steer to.
+        cap: Longest draft.
+    """
+    threshold, running = (np.asarray(part, dtype=np.float64) for part in state)
+    num_drafted = np.asarray(num_drafted)
+    seen = np.asarray(num_accepted) / np.maximum(num_drafted, 1)
+    moved_running = ADAPTIVE_MEMORY * running + (1.0 - ADAPTIVE_MEMORY) * seen
+    step = np.where(moved_running < goal, ADAPTIVE_STEP, np.where(num_drafted == cap, 0.0, -ADAPTIVE_STEP))
+    moved = ADAPTIVE_INERTIA * threshold + (1.0 - ADAPTIVE_INERTIA) * (threshold + step)
+    learns = num_drafted > 0
+    return np.where(learns, np.clip(moved, 0.0, 1.0), threshold), np.where(learns, moved_running, running)
+
+
+class Stopping:
+    """The stopping rule of one generation: what it knows of the draft being made, and what it learnt from steps.
+
+    Args:
+        config: The rule and its numbers.
+        costs: For `cost_aware`.
+    """
+
+    def __init__(self, config: SpecConfig, costs: CostCurve = CONSTANT_COSTS) -> None:
+        self._config, self._costs = config, costs
+        self._length = config.draft_length
+        if config.stop_rule == "heuristic":
+            self._length = min(config.draft_length_start, config.draft_length)
+        self._threshold, self._running = config.stop_threshold, 1.0
+        self.reads_rows = config.stop_rule not in ("static", "heuristic")
+        self.begin()
 
     @property
     def limit(self) -> int:
-        """Most tokens the next draft may hold."""
+        """Longest path of the next draft."""
         return self._length
 
+    @property
+    def least_path_prob(self) -> float:
+        """Probability below which a path of a tree is not drafted."""
+        return self._threshold if self._config.stop_rule == "cumulative" else 0.0
+
+    def begin(self) -> None:
+        """Forget the last draft."""
+        self._path_prob, self._num_drafted, self._expected = 1.0, 0, 1.0
+
+    def ends(self, row: Tensor, token_id: int) -> bool:
+        """Take in a token that was drawn and kept; tell whether the chain ends with it.
+
+        Args:
+            row: [vocab] the probabilities it was drawn from.
+            token_id: Which it was.
+        """
+        config, prob = self._config, float(row[token_id])
+        self._path_prob *= prob
+        self._num_drafted += 1
+        self._expected += self._path_prob
+        match config.stop_rule:
+            case "confidence" | "adaptive":
+                return bool(stops_by_confidence(prob, self._threshold))
+            case "entropy":
+                entropy = float(-torch.xlogy(row, row).sum())
+                return bool(stops_by_entropy(entropy, self._threshold, config.entropy_form, config.entropy_scale))
+            case "cumulative":
+                return bool(stops_by_path(self._path_prob, self._threshold))
+            case "cost_aware":
+                return bool(stops_by_cost(self._path_prob, self._num_drafted, self._expected, self._costs))
+        return False
+
     def observe(self, num_drafted: int, num_accepted: int) -> None:
-        """Learn from a step; only the heuristic rule does."""
-        if self._adapts:
-            self._length = int(heuristic_length(self._length, num_drafted, num_accepted, self._cap))
+        """Learn from a step whose draft was `num_drafted` deep."""
+        config = self._config
+        if config.stop_rule == "heuristic":
+            self._length = int(heuristic_length(self._length, num_drafted, num_accepted, config.draft_length))
+        elif config.stop_rule == "adaptive":
+            state = (self._threshold, self._running)
+            moved = adapted_threshold(state, num_drafted, num_accepted, config.adaptive_goal, config.draft_length)
+            self._threshold, self._running = float(moved[0]), float(moved[1])

@@ -1,11 +1,14 @@
 """Drafts as token trees. A chain is a tree of width 1.
 
-Knows tokens, parents and masks; nothing of models, and not which nodes will be accepted.
+Knows tokens, parents and masks; nothing of models, and not which nodes will be accepted. How a drafter grows one
+stands in `growth`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -50,6 +53,31 @@ class TokenTree:
             depths.append(1 if parent < 0 else depths[parent] + 1)
         return tuple(depths)
 
+    @cached_property
+    def depth(self) -> int:
+        """Length of the longest path: as many tokens as can be accepted."""
+        return max(self.depths, default=0)
+
+    @cached_property
+    def children(self) -> tuple[tuple[int, ...], ...]:
+        """Of the root and then of every node, the indices of its children in the order in which they were drawn."""
+        found: list[list[int]] = [[] for _ in range(self.num_nodes + 1)]
+        for node, parent in enumerate(self.parents):
+            found[parent + 1].append(node)
+        return tuple(map(tuple, found))
+
+    @cached_property
+    def _index(self) -> dict[tuple[int, int], int]:
+        edges = zip(self.parents, self.token_ids.tolist(), strict=True)
+        index: dict[tuple[int, int], int] = {}
+        for node, edge in enumerate(edges):
+            index.setdefault(edge, node)  # drawn with replacement, a token may stand twice: the first counts
+        return index
+
+    def child(self, node: int, token_id: int) -> int | None:
+        """Return the child of a node (-1: of the root) that is a token; None where there is none."""
+        return self._index.get((node, token_id))
+
     def ancestor_mask(self) -> Tensor | None:
         """Return which nodes each sees, the root as row 0: [n + 1, n + 1] bool; None for a chain (causal)."""
         if self.is_chain:
@@ -63,6 +91,70 @@ class TokenTree:
 def chain(token_ids: Tensor, draft_probs: Tensor | None = None) -> TokenTree:
     """Make a tree of width 1 out of tokens in order."""
     return TokenTree(token_ids, tuple(range(-1, token_ids.shape[0] - 1)), draft_probs)
+
+
+@dataclass(slots=True)
+class Trie:
+    """Continuations that share their beginnings, with a weight for every node; grows, and is cut to a budget.
+
+    Args:
+        token_ids: Of every node.
+        parents: Of every node; -1 is the root.
+        weights: Of every node; a child's is never above its parent's, so that the heaviest nodes hang together.
+    """
+
+    token_ids: list[int] = field(default_factory=list)
+    parents: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+    _index: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def insert(self, token_ids: Iterable[int], weights: Iterable[float]) -> None:
+        """Add a path from the root, with the weight of each of its nodes; where nodes meet, weights add up.
+
+        SpecInfer (2305.09781) merges the drafts of several models like this, REST (2311.08252) retrieved spans.
+        """
+        parent = -1
+        for token_id, weight in zip(token_ids, weights, strict=False):
+            node = self._index.get((parent, token_id))
+            if node is None:
+                node = self._index[parent, token_id] = len(self.token_ids)
+                self.token_ids.append(token_id)
+                self.parents.append(parent)
+                self.weights.append(0.0)
+            self.weights[node] += weight
+            parent = node
+
+    def insert_tree(self, tree: TokenTree, weights: Sequence[float]) -> None:
+        """Add a whole draft, with the weight of each of its nodes."""
+        places: list[int] = []
+        for node, (token_id, parent) in enumerate(zip(tree.token_ids.tolist(), tree.parents, strict=True)):
+            above = -1 if parent < 0 else places[parent]
+            place = self._index.get((above, token_id))
+            if place is None:
+                place = self._index[above, token_id] = len(self.token_ids)
+                self.token_ids.append(token_id)
+                self.parents.append(above)
+                self.weights.append(0.0)
+            self.weights[place] += weights[node]
+            places.append(place)
+
+    def best(self, num_nodes: int, max_depth: int) -> TokenTree:
+        """Return the heaviest nodes that hang together, siblings with the heaviest first."""
+        children: list[list[int]] = [[] for _ in range(len(self.token_ids) + 1)]
+        for node, parent in enumerate(self.parents):
+            children[parent + 1].append(node)
+        frontier = [(-self.weights[node], node, 1) for node in children[0]]
+        heapq.heapify(frontier)
+        kept: list[int] = []
+        while frontier and len(kept) < num_nodes:
+            _, node, depth = heapq.heappop(frontier)
+            kept.append(node)
+            if depth < max_depth:
+                for child in children[node + 1]:
+                    heapq.heappush(frontier, (-self.weights[child], child, depth + 1))
+        places = {node: place for place, node in enumerate(kept)} | {-1: -1}
+        token_ids = torch.tensor([self.token_ids[node] for node in kept], dtype=torch.int64)
+        return TokenTree(token_ids, tuple(places[self.parents[node]] for node in kept))
 
 
 def empty_tree() -> TokenTree:

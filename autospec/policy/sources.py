@@ -10,6 +10,7 @@ from pathlib import Path
 
 from autospec import pocket
 from autospec.errors import ConfigError
+from autospec.rules import split_source
 
 POCKET_PREFIX = "pocket/"
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -23,9 +24,14 @@ def _pocket_paths() -> dict[str, Path]:
 def resolve_source(source: str) -> str:
     """Return what the engine loads: `pocket/target` and `pocket/draft` become paths, all else stays as it is.
 
+    In a source `kind:path` this is done to the path.
+
     Raises:
         ConfigError: The name begins with `pocket/` but is neither of the embedded models nor an existing path.
     """
+    kind, path = split_source(source)
+    if kind:
+        return f"{kind}:{resolve_source(path)}" if path else kind
     if not source.startswith(POCKET_PREFIX) or Path(source).exists():
         return source
     paths = _pocket_paths()
@@ -38,8 +44,11 @@ def portable_source(source: str) -> str:
     """Return what finds a model from anywhere.
 
     That is `pocket/target` or `pocket/draft` for an embedded model, the absolute path of another local folder, and a
-    hub id as it is.
+    hub id as it is; in a source `kind:path` the same for the path.
     """
+    kind, path = split_source(source)
+    if kind:
+        return f"{kind}:{portable_source(path)}" if path else kind
     if not Path(source).is_dir():
         return source
     here = Path(source).resolve()
@@ -52,8 +61,8 @@ def model_digest(source: str) -> str | None:
     Sixteen hexadecimal digits over `config.json` and, of every weight file, name, size and one MiB of its beginning,
     middle and end: retrained weights are noticed, and a model of many gigabytes still takes milliseconds.
     """
-    folder = Path(resolve_source(source))
-    if not folder.is_dir():
+    folder = Path(resolve_source(split_source(source)[1]))
+    if not split_source(source)[1] or not folder.is_dir():
         return None
     digest = hashlib.sha256()
     config = folder / "config.json"

@@ -10,13 +10,14 @@ from autospec.cli.faults import Faults
 from autospec.cli.schema import ModelSettings
 from autospec.config import SpecConfig
 from autospec.errors import ConfigError, ModelError, WorkloadError
+from autospec.rules import DRAFTER_KINDS
 from autospec.workloads import WorkloadSource
 
 
-def test_the_built_in_drafters_are_those_of_the_engine() -> None:
-    from autospec.engine.decoder import BUILT_IN_DRAFTERS
+def test_every_kind_of_drafter_has_a_maker() -> None:
+    from autospec.engine.loading import MAKERS
 
-    assert set(build.BUILT_IN_DRAFTERS) == set(BUILT_IN_DRAFTERS)
+    assert set(DRAFTER_KINDS) == set(MAKERS)
 
 
 def test_the_embedded_workload_goes_by_its_name() -> None:

@@ -16,9 +16,11 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
-from autospec.config import ACCEPT_RULES, STOP_RULES, SamplingParams, SpecConfig
+from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.cache import KVCache
-from autospec.engine.drafters import Drafter, NgramDrafter, SmallModelDrafter
+from autospec.engine.drafters import Drafter, DraftPlan, NgramDrafter, SmallModelDrafter
+from autospec.engine.termination import Stopping
+from autospec.rules import ACCEPT_RULES, STOP_RULES, TREE_SHAPES
 
 VOCAB = 3
 ORDER = 2  # a row depends on the last two tokens
@@ -58,7 +60,12 @@ class TableLM:
             past, new = keys[row, 0, max(0, length - ORDER) : length, 0].tolist(), input_ids[row].tolist()
             self.fed.append(new)
             for last in asked:
-                text = [*past, *(new[: last + 1] if tree_mask is None else input_ids[row, tree_mask[last]].tolist())]
+                if tree_mask is None:
+                    text = [*past, *new[: last + 1]]
+                else:
+                    recent = keys[row, 0, : length + num_new, 0][-tree_mask.shape[1] :]
+                    before = keys[row, 0, : length + num_new - tree_mask.shape[1], 0][-ORDER:].tolist()
+                    text = [*before, *recent[tree_mask[last]].tolist()]
                 places.append(text[-2] * self.vocab_size + text[-1])
         cache.advance(num_new)
         logits = self.logits.view(-1, self.vocab_size)[torch.tensor(places)]
@@ -122,42 +129,82 @@ DRAFTERS: dict[str, Callable[[Any], Drafter]] = {
 STOPPING: dict[str, dict[str, Any]] = {
     "static": {},
     "confidence": {"stop_threshold": 0.5},
+    "entropy": {"stop_threshold": 0.9},
+    "cumulative": {"stop_threshold": 0.2},
+    "adaptive": {"stop_threshold": 0.5},
     "heuristic": {"draft_length_start": 1},
+    "cost_aware": {},
 }
-NEEDS_PROBS = {"confidence"}
+SHAPES: dict[str, dict[str, Any]] = {
+    "chain": {},
+    "static": {"tree_paths": ((0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0), (0, 1, 0), (0, 0, 0, 0))},
+    "optimal": {"tree_paths": ((0,), (1,), (2,), (0, 0), (1, 0), (0, 0, 1))},
+    "beam": {"tree_width": 2, "tree_nodes": 7},
+    "best_first": {"tree_width": 3, "tree_nodes": 6},
+    "trie": {"tree_width": 3, "tree_nodes": 6},
+}
+NO_PROBS_NEEDED = {"static", "heuristic"}
+
+
+def draft_plan(config: SpecConfig, sampling: SamplingParams, seed: int = 0, capacity: int = 1000) -> DraftPlan:
+    """What a drafter is started with."""
+    return DraftPlan(config, sampling, seed, capacity, Stopping(config), KVCache(capacity))
 
 
 @dataclass(frozen=True)
 class Case:
-    """One drafter under one stopping and one acceptance rule."""
+    """One drafter and shape under one stopping and one acceptance rule."""
 
     drafter: str
+    shape: str
     stop_rule: str
     accept_rule: str
 
     def __str__(self) -> str:
-        return f"{self.drafter}-{self.stop_rule}-{self.accept_rule}"
+        return f"{self.drafter}-{self.shape}-{self.stop_rule}-{self.accept_rule}"
 
     def config(self, draft_length: int) -> SpecConfig:
         rules = {"stop_rule": self.stop_rule, "accept_rule": self.accept_rule, **STOPPING[self.stop_rule]}
-        return SpecConfig(drafter=self.drafter, draft_length=draft_length, **rules)
+        shape = {"tree_shape": self.shape, **SHAPES[self.shape]}
+        if "tree_paths" in shape:
+            shape["tree_paths"] = tuple(path for path in shape["tree_paths"] if len(path) <= draft_length)
+        return SpecConfig(drafter=self.drafter, draft_length=draft_length, **rules, **shape)
 
     def make_drafter(self, model: Any) -> Drafter:
         return DRAFTERS[self.drafter](model)
 
     @property
     def can_run(self) -> bool:
-        has_probs = self.make_drafter(TableLM(make_table(0))).has_probs
-        return has_probs or self.stop_rule not in NEEDS_PROBS
+        drafter = self.make_drafter(TableLM(make_table(0)))
+        fits = self.stop_rule in TREE_SHAPES[self.shape].stop_rules and self.shape in drafter.shapes
+        serves = self.shape == "chain" or ACCEPT_RULES[self.accept_rule].serves_trees
+        return fits and serves and (drafter.has_probs or self.stop_rule in NO_PROBS_NEEDED)
 
 
-CASES = [case for case in (Case(*names) for names in product(DRAFTERS, STOP_RULES, ACCEPT_RULES)) if case.can_run]
+LOSSLESS = [name for name, facts in ACCEPT_RULES.items() if facts.is_lossless]
+CASES = [case for case in (Case(*names) for names in product(DRAFTERS, SHAPES, STOP_RULES, LOSSLESS)) if case.can_run]
+
+
+def pairs_of(case: Case) -> set[tuple[str, str]]:
+    """Every pair of names that meet in a case."""
+    names = [f"{key}={value}" for key, value in vars(case).items()]
+    return {(one, other) for number, one in enumerate(names) for other in names[number + 1 :]}
+
+
+def covering(cases: Sequence[Case]) -> set[Case]:
+    """A small part of the table in which every pair meets that meets anywhere; the rest is for `make test-all`."""
+    missing, kept = set[tuple[str, str]]().union(*map(pairs_of, cases)), set[Case]()
+    while missing:
+        best = max(cases, key=lambda case: len(pairs_of(case) & missing))
+        kept.add(best)
+        missing -= pairs_of(best)
+    return kept
 
 
 # What a test may ask for: the whole table, or the part in which one of the rules has no say.
 TABLES = {
     "case": CASES,
-    "drafting": [case for case in CASES if case.accept_rule == ACCEPT_RULES[0]],
+    "drafting": [case for case in CASES if case.accept_rule == LOSSLESS[0]],
     "accepting": [case for case in CASES if case.stop_rule == STOP_RULES[0]],
 }
 
@@ -166,7 +213,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test over the table it asks for."""
     for name, cases in TABLES.items():
         if name in metafunc.fixturenames:
-            metafunc.parametrize(name, cases, ids=str)
+            quick = covering(cases)
+            rows = [pytest.param(case, id=str(case), marks=[pytest.mark.slow] * (case not in quick)) for case in cases]
+            metafunc.parametrize(name, rows)
+
+
+@pytest.fixture(scope="session")
+def make_plan() -> Callable[..., DraftPlan]:
+    return draft_plan
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from autospec.engine.acceptance import CHAIN_RULES, ChainRule, accept_chain, accept_matching
+from autospec.engine.acceptance import CHAIN_RULES, ChainRule, Verdict, accept_chain, accept_matching
 from autospec.engine.sampling import one_hot, residual
+from autospec.engine.tree import TokenTree, chain
 
 VOCAB, LENGTH = 3, 3
 
@@ -211,13 +212,22 @@ def test_hand_worked_residual() -> None:
 
 
 def test_hand_worked_matching() -> None:
-    target_ids = torch.tensor([5, 6, 7, 8])
-    assert accept_matching(torch.tensor([5, 6, 7]), target_ids) == 3
-    assert accept_matching(torch.tensor([5, 9, 7]), target_ids) == 1
-    assert accept_matching(torch.tensor([9, 6, 7]), target_ids) == 0
-    assert accept_matching(torch.tensor([], dtype=torch.int64), target_ids[:1]) == 0
-    batch = accept_matching(torch.tensor([[5, 6], [9, 6]]), torch.tensor([[5, 6, 7], [5, 6, 7]]))
-    assert batch.tolist() == [2, 0]
+    def accepted(draft_ids: list[int]) -> Verdict:
+        return accept_matching(chain(torch.tensor(draft_ids, dtype=torch.int64)), [5, 6, 7, 8][: len(draft_ids) + 1])
+
+    assert accepted([5, 6, 7]) == Verdict((0, 1, 2), 8)
+    assert accepted([5, 9, 7]) == Verdict((0,), 6)
+    assert accepted([9, 6, 7]) == Verdict((), 5)
+    assert accepted([]) == Verdict((), 5)
+
+
+def test_hand_worked_matching_in_a_tree() -> None:
+    #        root: 5 or 6;  behind 5: 7 or 8;  behind 6: 7;  behind that 7: 9
+    tree = TokenTree(torch.tensor([5, 6, 7, 8, 7, 9]), (-1, -1, 0, 0, 1, 4))
+    assert accept_matching(tree, [6, 0, 7, 0, 0, 9, 4]) == Verdict((1, 4, 5), 4)
+    assert accept_matching(tree, [6, 0, 7, 0, 0, 8, 4]) == Verdict((1, 4), 8)
+    assert accept_matching(tree, [5, 8, 7, 0, 3, 9, 4]) == Verdict((0, 3), 3)
+    assert accept_matching(tree, [7, 7, 7, 7, 7, 7, 7]) == Verdict((), 7)
 
 
 def test_first_failure_ends_rejection_and_last_success_decides_block() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.decoder import SpeculativeDecoder
-from autospec.engine.drafters import Drafter, DraftPlan, SmallModelDrafter
+from autospec.engine.drafters import Drafter, DraftPlan, Needs, SmallModelDrafter, Trail
 from autospec.engine.sampling import Use, to_probs, uniform
 from autospec.engine.tree import TokenTree, chain
 from autospec.errors import ConfigError, ModelError
@@ -32,7 +32,7 @@ def cycle(vocab_size: int = 4) -> Tensor:
 class ScriptedDrafter:
     """Proposes what it was told to, cut to what is asked for."""
 
-    source, has_probs = "script", False
+    source, has_probs, shapes, needs = "script", False, ("chain",), Needs()
 
     def __init__(self, *drafts: list[int]) -> None:
         self._drafts, self.asked, self.committed = list(drafts), [], []  # type: ignore[var-annotated]
@@ -44,7 +44,7 @@ class ScriptedDrafter:
         self.asked.append(max_length)
         return chain(torch.tensor(next(self._next, [])[:max_length], dtype=torch.int64))
 
-    def commit(self, token_ids: Sequence[int]) -> None:
+    def commit(self, token_ids: Sequence[int], trail: Trail | None = None) -> None:
         self.committed.append(list(token_ids))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.decoder import SpeculativeDecoder
-from autospec.engine.drafters import DraftPlan, SmallModelDrafter
+from autospec.engine.drafters import DraftPlan, Needs, SmallModelDrafter, Trail
 from autospec.engine.tree import TokenTree, chain
 
 PROMPT = [0, 1, 2, 0, 1, 1, 2]
@@ -100,7 +100,7 @@ class OverconfidentDrafter(SmallModelDrafter):
 class PeekingDrafter:
     """Another bug: stops before a token because of that token, so that only likely ones are ever verified."""
 
-    source, has_probs = "peeking", True
+    source, has_probs, shapes, needs = "peeking", True, ("chain",), Needs()
 
     def __init__(self, inner: SmallModelDrafter) -> None:
         self._inner = inner
@@ -108,7 +108,7 @@ class PeekingDrafter:
     def start(self, prompt_ids: Sequence[int], plan: DraftPlan) -> None:
         self._inner.start(prompt_ids, plan)
 
-    def commit(self, token_ids: Sequence[int]) -> None:
+    def commit(self, token_ids: Sequence[int], trail: Trail | None = None) -> None:
         self._inner.commit(token_ids)
 
     def propose(self, max_length: int) -> TokenTree:

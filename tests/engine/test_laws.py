@@ -155,14 +155,14 @@ def test_the_caches_equal_a_fresh_prefill_after_every_commit(world: World, case:
         assert_equals_fresh_prefill(world.target, session.cache, text[:-1])
         if isinstance(drafter, SmallModelDrafter) and len(text) > len(prompt) + 1:  # it starts after the prefill
             known = drafter._cache.length
+            assert known == drafter._num_cached
             assert len(prompt) <= known < len(text)
             assert_equals_fresh_prefill(drafter.model, drafter._cache, text[:known])
     assert len(text) == len(prompt) + NUM_TOKENS
 
 
-def proposals(drafter: Drafter, drafting: Any, text: list[int], sampling: SamplingParams) -> Iterator[TokenTree]:
+def proposals(drafter: Drafter, plan: DraftPlan, text: list[int]) -> Iterator[TokenTree]:
     """Bring a drafter to the same text in different ways and ask it there."""
-    plan = DraftPlan(drafting.config(DRAFT_LENGTH), sampling, seed=3, capacity=60)
     for num_prompt, splits, asks in (
         (len(text), [], ()),  # the whole text is the prompt
         (4, [1] * (len(text) - 4), range(len(text))),  # token by token, asked each time
@@ -183,12 +183,12 @@ def proposals(drafter: Drafter, drafting: Any, text: list[int], sampling: Sampli
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 def test_a_draft_does_not_depend_on_where_earlier_steps_began(
-    world: World, drafting: Any, sampling: SamplingParams
+    world: World, drafting: Any, sampling: SamplingParams, make_plan: Any
 ) -> None:
     start = world.prompts[0][:9]
     text = [*start, *start[3:], 20, *start[:2]]
     drafter = drafting.make_drafter(world.small)
-    first, *others = proposals(drafter, drafting, text, sampling)
+    first, *others = proposals(drafter, make_plan(drafting.config(DRAFT_LENGTH), sampling, seed=3, capacity=60), text)
     assert first.num_nodes > 0
     for other in others:
         assert other.token_ids.tolist() == first.token_ids.tolist()

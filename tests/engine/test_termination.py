@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from autospec.config import SpecConfig
-from autospec.engine.termination import DraftLength, heuristic_length, stops_by_confidence
+from autospec.engine.termination import Stopping, heuristic_length, stops_by_confidence
 
 
 def test_confidence_stops_below_the_threshold_only() -> None:
@@ -45,7 +45,7 @@ def test_heuristic_works_over_leading_dimensions() -> None:
 
 
 def test_draft_length_follows_the_heuristic_from_its_start() -> None:
-    length = DraftLength(SpecConfig("draft", 8, stop_rule="heuristic", draft_length_start=3))
+    length = Stopping(SpecConfig("draft", 8, stop_rule="heuristic", draft_length_start=3))
     seen = [length.limit]
     for num_drafted, num_accepted in ((3, 3), (5, 5), (7, 7), (8, 2), (0, 0), (7, 0)):
         length.observe(num_drafted, num_accepted)
@@ -54,11 +54,11 @@ def test_draft_length_follows_the_heuristic_from_its_start() -> None:
 
 
 def test_draft_length_starts_no_longer_than_its_cap() -> None:
-    assert DraftLength(SpecConfig("draft", 2, stop_rule="heuristic", draft_length_start=5)).limit == 2
+    assert Stopping(SpecConfig("draft", 2, stop_rule="heuristic", draft_length_start=5)).limit == 2
 
 
 def test_other_rules_leave_the_draft_length_alone() -> None:
     for rule in ("static", "confidence"):
-        length = DraftLength(SpecConfig("draft", 5, stop_rule=rule, draft_length_start=2))
+        length = Stopping(SpecConfig("draft", 5, stop_rule=rule, draft_length_start=2))
         length.observe(5, 0)
         assert length.limit == 5

@@ -17,7 +17,7 @@ NGRAM = SpecConfig(drafter="ngram", draft_length=8)
 def measurement(prompt_id: str, seconds: float, repeat: int = 0, identical: bool | None = True) -> Measurement:
     """Ten tokens against ten in one second, 0.1 s of prefill on both sides, 2 of 3 drafted accepted in one step."""
     stats = StepStats()
-    stats.add_step(num_drafted=3, num_accepted=2)
+    stats.add_step(num_drafted=3, num_accepted=2, num_tested=3)
     return Measurement(
         config=DRAFT,
         prompt_id=prompt_id,

@@ -16,6 +16,7 @@ from autospec.config import SpecConfig
 from autospec.errors import AutospecWarning, PolicyError
 from autospec.policy import ModelSource, Policy, Row, load_policy
 from autospec.policy.schema import checksum
+from autospec.rules import STOP_RULES
 
 ASSETS = Path(__file__).parents[1] / "assets" / "policies"
 
@@ -164,7 +165,7 @@ def test_all_faults_are_listed_at_once(policy, write):
         "`rows[0].batch_size` must be an integer, but got 'one'",
         "`rows[0].evidence.acceptance_rate <= 1` must hold, but got 1.5",
         "`rows[0].evidence.speedup`: `low <= value <= high` must hold, but got 1.8, 1.75 and 2.04",
-        "`rows[1].config`: `stop_rule` must be one of ['static', 'confidence', 'heuristic'], but got 'never'",
+        f"`rows[1].config`: `stop_rule` must be one of {list(STOP_RULES)}, but got 'never'",
         "`sampling`: `0 <= temperature <= 100` must hold, but got -1.0",
         "`reproduce.seed` is missing",
     ]

@@ -1,7 +1,7 @@
 """Drafters: what proposes tokens."""
 
-from autospec.engine.drafters.base import Drafter, DraftPlan
+from autospec.engine.drafters.base import Drafter, DraftPlan, Needs, Trail
 from autospec.engine.drafters.ngram import NgramDrafter
 from autospec.engine.drafters.small_model import SmallModelDrafter
 
-__all__ = ["DraftPlan", "Drafter", "NgramDrafter", "SmallModelDrafter"]
+__all__ = ["DraftPlan", "Drafter", "Needs", "NgramDrafter", "SmallModelDrafter", "Trail"]

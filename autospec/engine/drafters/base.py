@@ -6,7 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from torch import Tensor
+
 from autospec.config import SamplingParams, SpecConfig
+from autospec.engine.cache import KVCache
+from autospec.engine.growth import Growth
+from autospec.engine.termination import Stopping
 from autospec.engine.tree import TokenTree
 
 
@@ -19,12 +24,54 @@ class DraftPlan:
         sampling: The filters that target and drafter share; draws are counter-based.
         seed: Seed of this prompt.
         capacity: Most tokens prompt, output and one draft can reach together.
+        stopping: The stopping rule's state, which the decoder keeps.
+        target_cache: The target's own cache: keys and values of all committed tokens but the last. A drafter that
+            runs the target's layers may write behind them, and takes that back before it returns.
     """
 
     config: SpecConfig
     sampling: SamplingParams
     seed: int
     capacity: int
+    stopping: Stopping
+    target_cache: KVCache
+
+    def growth(self, position: int, max_depth: int) -> Growth:
+        """Return how to grow the draft whose first token stands at an absolute position."""
+        return Growth(self.config, self.sampling, self.seed, position, max_depth, self.stopping)
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a drafter must be told of the target's forwards besides the tokens.
+
+    Args:
+        hidden_layers: Indices of hidden states, 0 the embeddings, -1 the last, normalised one.
+        logits: The target's own logits at committed positions.
+    """
+
+    hidden_layers: tuple[int, ...] = ()
+    logits: bool = False
+
+    @property
+    def anything(self) -> bool:
+        """Whether there is something to tell."""
+        return self.logits or bool(self.hidden_layers)
+
+
+@dataclass(frozen=True, slots=True)
+class Trail:
+    """What the target computed at committed positions, one row for each token that it was run on.
+
+    Args:
+        position: Absolute position of the first row; the row of position i sees tokens 0 .. i.
+        logits: [n, vocab] of the next token, or None where nobody needs them.
+        hidden: [n, width * number of layers] the hidden states asked for, side by side, or None.
+    """
+
+    position: int
+    logits: Tensor | None
+    hidden: Tensor | None
 
 
 @runtime_checkable
@@ -32,12 +79,19 @@ class Drafter(Protocol):
     """Proposes drafts for one prompt at a time.
 
     What it proposes is a function of prompt, committed text and configuration, never of where earlier steps began.
-    It must be right after steps in which it was not asked. `has_probs` tells whether its trees can say how probable a
-    token was, which the confidence rule needs.
+    It must be right after steps in which it was not asked.
+
+    Attributes:
+        source: Where it comes from, so that it can be made again: an id, a path, a kind, or `kind:path`.
+        has_probs: Whether it can say how probable its tokens are, which most stopping rules need.
+        shapes: Tree shapes it can draft.
+        needs: What it must be told of the target.
     """
 
     source: str
     has_probs: bool
+    shapes: tuple[str, ...]
+    needs: Needs
 
     def start(self, prompt_ids: Sequence[int], plan: DraftPlan) -> None:
         """Forget the last prompt and begin a new one; nothing learnt before may remain."""
@@ -47,6 +101,12 @@ class Drafter(Protocol):
         """Draft at most `max_length` tokens along a path behind everything committed; an empty tree is allowed."""
         ...
 
-    def commit(self, token_ids: Sequence[int]) -> None:
-        """Take the tokens that have become part of the text, after every step."""
+    def commit(self, token_ids: Sequence[int], trail: Trail | None = None) -> None:
+        """Take the tokens that have become part of the text, after every step and after the prefill.
+
+        Args:
+            token_ids: In order.
+            trail: What the target computed at the positions before each of them, from that of the last token known
+                before on; after the prefill, at all positions of the prompt. None where nothing is needed.
+        """
         ...

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from autospec.engine.drafters.base import DraftPlan
+from autospec.engine.drafters.base import DraftPlan, Needs, Trail
 from autospec.engine.tree import TokenTree, chain, empty_tree
 
 
@@ -22,6 +22,8 @@ class NgramDrafter:
 
     source = "ngram"
     has_probs = False
+    shapes: tuple[str, ...] = ("chain",)
+    needs = Needs()
 
     def __init__(self) -> None:
         self._context: list[int] = []
@@ -41,7 +43,7 @@ class NgramDrafter:
                 return chain(torch.tensor(context[end : end + max_length], dtype=torch.int64))
         return empty_tree()
 
-    def commit(self, token_ids: Sequence[int]) -> None:
+    def commit(self, token_ids: Sequence[int], trail: Trail | None = None) -> None:
         context = self._context
         for token_id in token_ids:
             # The n-grams that end here get their continuation only now, so a suffix never finds itself.

@@ -1,4 +1,4 @@
-"""Another causal language model with the same vocabulary drafts a chain, one token after another."""
+"""Another causal language model with the same vocabulary drafts what it would write itself."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from autospec.engine.cache import KVCache
-from autospec.engine.drafters.base import DraftPlan
+from autospec.engine.drafters.base import DraftPlan, Needs, Trail
+from autospec.engine.growth import Growing, grow
 from autospec.engine.model import CausalLM
-from autospec.engine.sampling import Use, pick, to_probs, uniforms
-from autospec.engine.termination import stops_by_confidence
-from autospec.engine.tree import TokenTree, chain, empty_tree
+from autospec.engine.tree import TokenTree, empty_tree
 
 
 class SmallModelDrafter:
     """Leviathan et al. (2211.17192): the draft model samples as the target would, filters included.
+
+    Its cache holds a part of the committed text and behind it the nodes of the last draft that were run.
 
     Args:
         model: The draft model.
@@ -24,67 +25,100 @@ class SmallModelDrafter:
     """
 
     has_probs = True
+    shapes: tuple[str, ...] = ("chain", "static", "optimal", "beam", "best_first")
+    needs = Needs()
 
     def __init__(self, model: CausalLM, vocab_size: int) -> None:
         self.model, self.vocab_size = model, vocab_size
         self.source = model.name
         self._context: list[int] = []
-        self._cached: list[int] = []
 
     def start(self, prompt_ids: Sequence[int], plan: DraftPlan) -> None:
         self._plan = plan
-        self._context, self._cached = list(prompt_ids), []
-        self._cache = KVCache(min(plan.capacity, self.model.usable_length))
+        self._context = list(prompt_ids)
+        room = plan.capacity + _num_slots(plan)
+        self._cache = KVCache(min(room, self.model.usable_length + _num_slots(plan)))
+        self._num_cached = 0  # tokens of the text that are in the cache
+        self._forget_draft()
 
     def propose(self, max_length: int) -> TokenTree:
         self.commit(())  # forgets a draft that was never answered
-        # The last token of a draft is never fed, so a draft may reach one token beyond the cache.
-        length = min(max_length, self._cache.capacity - len(self._context) + 1)
+        # The last token of a draft is never fed, so a draft may reach one token beyond the model's length.
+        length = min(max_length, self.model.usable_length - len(self._context) + 1)
         if length < 1:
             return empty_tree()
-        return self._greedy(length) if self._plan.sampling.is_greedy else self._sampled(length)
+        return grow(self, self._plan.growth(len(self._context), length))
 
-    def commit(self, token_ids: Sequence[int]) -> None:
-        known = len(self._context)
+    def expand(self, tree: Growing, nodes: Sequence[int]) -> Tensor:
+        """Return the logits behind nodes; see `Expander`."""
+        if nodes[0] == -1:
+            fresh = self._context[self._num_cached :]
+            logits = self.model.forward(torch.tensor([fresh]), self._cache, num_logits=1)[0]
+            self._num_cached = len(self._context)
+        else:
+            logits = self._expand_nodes(tree, nodes)
+        return self._fit(logits.float())
+
+    def commit(self, token_ids: Sequence[int], trail: Trail | None = None) -> None:
+        path = self._known_path(token_ids)
         self._context.extend(token_ids)
-        while known < len(self._cached) and known < len(self._context) and self._cached[known] == self._context[known]:
-            known += 1
+        root = self._num_cached - 1
+        if path and self._num_cached:
+            self._cache.keep(0, root, [0, *path])
         # The newest token is always fed again, because its logits are what the next draft begins with.
-        del self._cached[min(known, len(self._context) - 1) :]
-        self._cache.crop(0, len(self._cached))
+        self._num_cached = min(self._num_cached + len(path), len(self._context) - 1)
+        self._cache.crop(0, self._num_cached)
+        self._forget_draft()
 
-    def _greedy(self, length: int) -> TokenTree:
-        drafted: list[int] = []
-        config = self._plan.config
-        for _ in range(length):
-            logits = self._next_logits(drafted)
-            drafted.append(int(logits.argmax()))
-            if config.stop_rule == "confidence":
-                confidence = float(logits.softmax(dim=-1)[drafted[-1]])
-                if stops_by_confidence(confidence, config.stop_threshold):
-                    break
-        return chain(torch.tensor(drafted))
+    def _expand_nodes(self, tree: Growing, nodes: Sequence[int]) -> Tensor:
+        num_before = len(self._slots)
+        for node in nodes:
+            self._slots[node] = len(self._slots) + 1
+            self._edges[tree.parents[node], tree.token_ids[node]] = node
+        token_ids = torch.tensor([[tree.token_ids[node] for node in nodes]])
+        if list(self._slots) == list(range(len(self._slots))) and _is_chain(tree, len(self._slots)):
+            return self.model.forward(token_ids, self._cache)[0]  # causal, without a mask
+        mask = torch.zeros(len(nodes), len(self._slots), dtype=torch.bool)
+        offsets = []
+        for row, node in enumerate(nodes):
+            depth, above = 0, node
+            while above >= 0:
+                mask[row, self._slots[above] - 1] = True
+                depth, above = depth + 1, tree.parents[above]
+            offsets.append(depth - 1 - num_before)
+        return self.model.forward(token_ids, self._cache, tree_mask=mask, depths=offsets)[0]
 
-    def _sampled(self, length: int) -> TokenTree:
-        drafted: list[int] = []
-        rows: list[Tensor] = []
-        plan, start = self._plan, len(self._context)
-        numbers = uniforms(plan.seed, range(start, start + length), Use.DRAFT, range(length))
-        for depth in range(length):
-            rows.append(to_probs(self._next_logits(drafted), plan.sampling))
-            drafted.append(int(pick(rows[-1], numbers[depth])))
-            if plan.config.stop_rule == "confidence":
-                confidence = float(rows[-1][drafted[-1]])
-                if stops_by_confidence(confidence, plan.config.stop_threshold):
-                    break
-        return chain(torch.tensor(drafted), torch.stack(rows))
+    def _known_path(self, token_ids: Sequence[int]) -> list[int]:
+        """Return the slots, behind the root's, of those committed tokens that were run as nodes of the last draft."""
+        path, parent = list[int](), -1
+        for token_id in token_ids:
+            node = self._edges.get((parent, token_id))
+            if node is None:
+                break
+            path.append(self._slots[node])
+            parent = node
+        return path
 
-    def _next_logits(self, drafted: list[int]) -> Tensor:
-        """Feed whatever of the text and the draft is not cached yet; return the logits behind it: [vocab]."""
-        fresh = self._context[len(self._cached) :] + drafted if not drafted else drafted[-1:]
-        logits = self.model.forward(torch.tensor([fresh]), self._cache, num_logits=1)[0, -1].float()
-        self._cached.extend(fresh)
-        missing = self.vocab_size - logits.shape[0]
+    def _forget_draft(self) -> None:
+        self._slots: dict[int, int] = {}  # node -> how many slots behind the root it stands
+        self._edges: dict[tuple[int, int], int] = {}  # (parent, token) -> node
+
+    def _fit(self, logits: Tensor) -> Tensor:
+        missing = self.vocab_size - logits.shape[-1]
         if missing > 0:
             return torch.nn.functional.pad(logits, (0, missing), value=-torch.inf)
-        return logits[: self.vocab_size]
+        return logits[:, : self.vocab_size]
+
+
+def _is_chain(tree: Growing, num_nodes: int) -> bool:
+    return tree.parents[:num_nodes] == list(range(-1, num_nodes - 1))
+
+
+def _num_slots(plan: DraftPlan) -> int:
+    """Return how many nodes of one draft may be run besides those along a path."""
+    config = plan.config
+    if config.tree_shape == "chain":
+        return 0
+    if config.tree_paths:
+        return len(config.tree_paths)
+    return config.draft_length * min(config.tree_nodes, config.tree_width if config.tree_shape == "beam" else 512)

@@ -7,12 +7,14 @@ import random
 import pytest
 
 from autospec.config import SamplingParams, SpecConfig
+from autospec.engine.cache import KVCache
 from autospec.engine.drafters import Drafter, DraftPlan, NgramDrafter
+from autospec.engine.termination import Stopping
 
 
 def plan(ngram_min: int = 1, ngram_max: int = 3) -> DraftPlan:
     config = SpecConfig("ngram", 8, ngram_min=ngram_min, ngram_max=ngram_max)
-    return DraftPlan(config, SamplingParams(), seed=0, capacity=1000)
+    return DraftPlan(config, SamplingParams(), 0, 1000, Stopping(config), KVCache(1))
 
 
 def draft(text: list[int], length: int, ngram_min: int = 1, ngram_max: int = 3) -> list[int]:

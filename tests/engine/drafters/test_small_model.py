@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from autospec.config import SamplingParams, SpecConfig
+from autospec.engine.cache import KVCache
 from autospec.engine.drafters import Drafter, DraftPlan, SmallModelDrafter
 from autospec.engine.sampling import Use, pick, to_probs, uniform
+from autospec.engine.termination import Stopping
 from autospec.engine.tree import TokenTree
 
 GREEDY, SAMPLED = SamplingParams(), SamplingParams(temperature=1.0)
@@ -30,11 +32,15 @@ def model(table_model: Any) -> Any:
     return table_model(cycle())
 
 
+def plan(config: SpecConfig, sampling: SamplingParams, seed: int, capacity: int = 100) -> DraftPlan:
+    return DraftPlan(config, sampling, seed, capacity, Stopping(config), KVCache(1))
+
+
 def start(
     model: Any, prompt: list[int], sampling: SamplingParams = GREEDY, capacity: int = 100, **knobs: Any
 ) -> SmallModelDrafter:
     drafter = SmallModelDrafter(model, 3)
-    drafter.start(prompt, DraftPlan(SpecConfig("draft", 8, **knobs), sampling, seed=5, capacity=capacity))
+    drafter.start(prompt, plan(SpecConfig("draft", 8, **knobs), sampling, seed=5, capacity=capacity))
     model.fed.clear()
     return drafter
 
@@ -135,7 +141,7 @@ def test_confidence_under_sampling_looks_at_the_filtered_probability_of_the_draw
     for seed in range(50):
         drafter = SmallModelDrafter(model, 3)
         config = SpecConfig("draft", 8, stop_rule="confidence", stop_threshold=0.5)
-        drafter.start([0, 0], DraftPlan(config, SAMPLED, seed=seed, capacity=100))
+        drafter.start([0, 0], plan(config, SAMPLED, seed=seed))
         tree = drafter.propose(8)
         chosen = tree.draft_probs.gather(-1, tree.token_ids[:, None])[:, 0]
         assert (chosen[:-1] >= 0.5).all()
@@ -160,7 +166,7 @@ def test_tokens_the_draft_model_does_not_have_are_never_drafted(table_model: Any
     rows = torch.full((2, 2, 2), 0.5, dtype=torch.float64)
     for seed in range(20):
         drafter = SmallModelDrafter(table_model(rows), 3)
-        drafter.start([0, 1], DraftPlan(SpecConfig("draft", 8), SAMPLED, seed=seed, capacity=100))
+        drafter.start([0, 1], plan(SpecConfig("draft", 8), SAMPLED, seed=seed))
         tree = drafter.propose(4)
         assert max(ids(tree)) <= 1
         assert tree.draft_probs[:, 2].tolist() == [0.0] * 4

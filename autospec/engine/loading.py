@@ -1,0 +1,122 @@
+"""From a name, path or object to a target, its text and its drafters; what kinds of drafters there are.
+
+A drafter's source is a kind that needs nothing (`ngram`), `kind:path`, or the id or path of a draft model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from autospec.engine.drafters import Drafter, NgramDrafter, SmallModelDrafter
+from autospec.engine.location import locate
+from autospec.engine.model import CausalLM, load_model
+from autospec.engine.text import TextCodec
+from autospec.errors import ModelError
+from autospec.rules import DRAFTER_KINDS, split_source
+
+
+@dataclass(frozen=True, slots=True)
+class LoadContext:
+    """What drafters are loaded beside.
+
+    Args:
+        target: The loaded target.
+        text: Its tokenizer, where there is one.
+        device: As the decoder was asked for.
+        dtype: As the decoder was asked for.
+        trust_remote_code: Run Python code that comes with checkpoints.
+        compile: Run draft models through `torch.compile`.
+    """
+
+    target: CausalLM
+    text: TextCodec | None
+    device: str
+    dtype: str
+    trust_remote_code: bool
+    compile: bool
+
+
+def _ngram(path: str, context: LoadContext) -> Drafter:
+    return NgramDrafter()
+
+
+# One line for each kind of `autospec.rules.DRAFTER_KINDS`: (path behind the colon or "", context) -> drafter.
+MAKERS: dict[str, Callable[[str, LoadContext], Drafter]] = {
+    "ngram": _ngram,
+}
+
+
+def load_drafter(name: str, source: str | PreTrainedModel | Drafter, context: LoadContext) -> Drafter:
+    """Make a drafter.
+
+    Args:
+        name: How configurations will call it, for messages.
+        source: A kind, `kind:path`, an id, a path, a loaded model, or any object that is a `Drafter`.
+        context: What it is loaded beside.
+
+    Raises:
+        ModelError: It cannot be found, loaded or used with this target.
+    """
+    if isinstance(source, str):
+        kind, path = split_source(source)
+        if kind:
+            return MAKERS[kind](path, context)
+    if isinstance(source, (str, PreTrainedModel)):
+        return _small_model(source, context)
+    if isinstance(source, Drafter):
+        return source
+    raise ModelError(
+        f"a drafter must be one of {sorted(DRAFTER_KINDS)}, an id, a path, a model or a `Drafter`, "
+        f"but `{name}` is {source!r}"
+    )
+
+
+def _small_model(source: str | PreTrainedModel, context: LoadContext) -> Drafter:
+    options = {"device": context.device, "dtype": context.dtype, "trust_remote_code": context.trust_remote_code}
+    small = load_model(source, **options)  # type: ignore[arg-type]
+    _check_vocabulary(context, small, source)
+    if context.compile:
+        small.compile()
+    return SmallModelDrafter(small, context.target.vocab_size)
+
+
+def load_text(
+    target: str | PreTrainedModel,
+    tokenizer: str | PreTrainedTokenizerBase | None,
+    revision: str | None,
+    trust_remote_code: bool,
+) -> TextCodec | None:
+    """Load the tokenizer that was named, or the target's own; None where there is none to be found."""
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        return TextCodec(tokenizer)
+    if tokenizer is not None:
+        return TextCodec.load(locate(tokenizer), None, trust_remote_code)
+    if isinstance(target, str):
+        return TextCodec.load(locate(target), revision, trust_remote_code)
+    return None
+
+
+def _check_vocabulary(context: LoadContext, small: CausalLM, source: str | PreTrainedModel) -> None:
+    """Refuse a draft model whose token ids mean something else.
+
+    Raises:
+        ModelError: Another tokenizer, or without tokenizers to compare, another number of tokens.
+    """
+    target = context.target
+    if context.text is not None and isinstance(source, str):
+        theirs = TextCodec.load(locate(source), None, context.trust_remote_code).vocabulary()
+        ours = context.text.vocabulary()
+        if theirs != ours:
+            shared = sum(ours.get(token) == token_id for token, token_id in theirs.items())
+            raise ModelError(
+                f"a draft model must have the vocabulary of its target, but `{small.name}` shares {shared} of "
+                f"{len(ours)} tokens with `{target.name}`"
+            )
+    elif small.vocab_size != target.vocab_size:
+        raise ModelError(
+            f"a draft model must have the vocabulary of its target, but `{small.name}` has {small.vocab_size} tokens "
+            f"and `{target.name}` {target.vocab_size}"
+        )

@@ -45,7 +45,7 @@ def stops_by_entropy(
         form: `svip` or `adaedl`.
         scale: c_H of `adaedl`.
     """
-    entropies = np.asarray(entropies)
+    entropies, threshold = np.asarray(entropies), np.asarray(threshold)
     if form == "svip":
         return np.asarray(np.sqrt(entropies) > threshold)
     return np.asarray(1.0 - np.sqrt(scale * entropies) < threshold)

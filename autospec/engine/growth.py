@@ -123,18 +123,18 @@ def draft_logprobs(logits: Tensor, sampling: SamplingParams) -> Tensor:
 def _ranked(expander: Expander, how: Growth) -> TokenTree:
     """Grow a tree whose form is a list of rank paths, one drafter call for each depth."""
     tree, nodes = Growing(), dict[tuple[int, ...], int]({(): -1})
-    paths = sorted((path for path in how.config.tree_paths if len(path) <= how.max_depth), key=lambda p: (len(p), p))
-    for depth in range(1, max(map(len, paths), default=0) + 1):
-        level = [path for path in paths if len(path) == depth]
+    for depth in range(1, how.max_depth + 1):
+        level = sorted(path for path in how.config.tree_paths if len(path) == depth and path[:-1] in nodes)
+        if not level:
+            break
         parents = list(dict.fromkeys(path[:-1] for path in level))
         logprobs = draft_logprobs(expander.expand(tree, [nodes[path] for path in parents]), how.sampling)
         widest = 1 + max(path[-1] for path in level)
         ranked = logprobs.topk(min(widest, logprobs.shape[-1]), dim=-1)
         for path in level:
-            row = parents.index(path[:-1])
-            if path[-1] < ranked.values.shape[1] and ranked.values[row, path[-1]] > -torch.inf:
-                nodes[path] = tree.add(int(ranked.indices[row, path[-1]]), nodes[path[:-1]])
-        paths = [path for path in paths if len(path) <= depth or path[:depth] in nodes]
+            row, rank = parents.index(path[:-1]), path[-1]
+            if rank < ranked.values.shape[1] and ranked.values[row, rank] > -torch.inf:
+                nodes[path] = tree.add(int(ranked.indices[row, rank]), nodes[path[:-1]])
     return TokenTree(torch.tensor(tree.token_ids, dtype=torch.int64), tuple(tree.parents))
 
 

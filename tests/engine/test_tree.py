@@ -9,7 +9,7 @@ import torch
 
 from autospec.engine.cache import KVCache
 from autospec.engine.model import CausalLM
-from autospec.engine.tree import TokenTree, chain, empty_tree
+from autospec.engine.tree import TokenTree, Trie, chain, empty_tree
 
 #        root - 10 - 12 - 14
 #           \      \ 13
@@ -108,3 +108,40 @@ def test_keeping_a_path_equals_a_fresh_prefill(model: CausalLM, path: tuple[int,
     # And the next token comes from it as from the plain text.
     behind = model.forward(torch.tensor([[8]]), cache)[0, -1]
     torch.testing.assert_close(behind, model.forward(torch.tensor([[8]]), fresh)[0, -1], rtol=1e-4, atol=1e-4)
+
+
+def test_children_are_found_by_their_token() -> None:
+    assert BRANCHING.children == ((0, 1), (2, 3), (4,), (5,), (), (), ())
+    assert BRANCHING.depth == 3
+    assert BRANCHING.child(-1, 11) == 1
+    assert BRANCHING.child(0, 13) == 3
+    assert BRANCHING.child(0, 15) is None
+    assert BRANCHING.child(5, 10) is None
+
+
+def test_of_a_token_drawn_twice_the_first_draw_is_the_child() -> None:
+    tree = TokenTree(torch.tensor([7, 7]), (-1, -1))
+    assert tree.child(-1, 7) == 0
+
+
+def test_continuations_share_their_beginnings_and_add_their_weights() -> None:
+    trie = Trie()
+    trie.insert([1, 2, 3], [1.0, 1.0, 1.0])
+    trie.insert([1, 4], [0.5, 0.5])
+    trie.insert([5, 6], [1.2, 0.2])
+    assert (trie.token_ids, trie.parents) == ([1, 2, 3, 4, 5, 6], [-1, 0, 1, 0, -1, 4])
+    assert trie.weights == [1.5, 1.0, 1.0, 0.5, 1.2, 0.2]
+    tree = trie.best(num_nodes=4, max_depth=3)
+    assert (tree.token_ids.tolist(), tree.parents) == ([1, 5, 2, 3], (-1, -1, 0, 2))
+    shallow = trie.best(num_nodes=9, max_depth=1)
+    assert (shallow.token_ids.tolist(), shallow.parents) == ([1, 5], (-1, -1))
+    assert Trie().best(4, 4).num_nodes == 0
+
+
+def test_a_whole_draft_can_be_merged_into_a_trie() -> None:
+    trie = Trie()
+    trie.insert([11, 15, 9], [1.0, 1.0, 1.0])
+    trie.insert_tree(BRANCHING, [0.6, 0.4, 0.3, 0.2, 0.4, 0.1])
+    assert trie.best(2, 5).token_ids.tolist() == [11, 15]
+    everything = trie.best(99, 5)
+    assert sorted(everything.token_ids.tolist()) == [9, 10, 11, 12, 13, 14, 15]

@@ -30,11 +30,6 @@ def data_dir(name: str) -> Path:
     raise ConfigError(f"the folder `{name}` must be at {candidates[0]} (wheel) or {candidates[1]} (checkout)")
 
 
-def default_output_root() -> Path:
-    """Return `outputs` below the current folder, as an absolute path."""
-    return Path.cwd() / "outputs"
-
-
 def new_output_dir(root: Path, command: str) -> Path:
     """Make and return a new folder ``<root>/<command>/<YYYY-MM-DD_HH-MM-SS>``.
 

@@ -12,16 +12,15 @@ from time import perf_counter
 from typing import Protocol, Self
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.cache import KVCache
 from autospec.engine.drafters import Drafter
 from autospec.engine.loading import LoadContext, load_drafter, load_text
-from autospec.engine.model import CausalLM, load_model
+from autospec.engine.model import CausalLM, PreTrainedModel, load_model
 from autospec.engine.sampling import Use, to_probs, uniform
 from autospec.engine.session import Job, Session
-from autospec.engine.text import GrowingText, TextCodec
+from autospec.engine.text import GrowingText, PreTrainedTokenizerBase, TextCodec
 from autospec.errors import ConfigError, ModelError
 from autospec.records import Generation, Prompt, StepStats
 

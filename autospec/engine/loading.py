@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
 from autospec.engine.drafters import Drafter, NgramDrafter, SmallModelDrafter
 from autospec.engine.location import locate
-from autospec.engine.model import CausalLM, load_model
-from autospec.engine.text import TextCodec
+from autospec.engine.model import CausalLM, PreTrainedModel, load_model
+from autospec.engine.text import PreTrainedTokenizerBase, TextCodec
 from autospec.errors import ModelError
 from autospec.rules import DRAFTER_KINDS, split_source
 

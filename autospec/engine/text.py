@@ -13,6 +13,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from autospec.errors import ModelError, WorkloadError
 from autospec.records import Prompt
 
+# Other modules take the type from here, so that transformers has one room.
+__all__ = ["GrowingText", "PreTrainedTokenizerBase", "TextCodec"]
+
 CONTEXT_PIECES = 4  # decoded again before new tokens, because some tokenizers join words by what stands before
 
 

@@ -23,9 +23,8 @@ from autospec.policy.sources import resolve_source
 from autospec.profiling.fingerprint import device_fingerprint
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from autospec.engine.decoder import SpeculativeDecoder
+    from autospec.engine.model import PreTrainedModel
 
 __all__ = ["Evidence", "ModelSource", "Policy", "Quality", "Reproduction", "Row", "TunedWorkload", "load_policy"]
 

@@ -41,6 +41,12 @@ def test_missing_data_names_both_places(package: Path) -> None:
     assert str(package.parent / "conf") in str(caught.value)
 
 
+def test_a_checkout_is_told_from_an_installed_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert paths.is_checkout()
+    monkeypatch.setattr(paths, "PACKAGE_DIR", tmp_path / "site-packages" / "autospec")
+    assert not paths.is_checkout()
+
+
 def test_output_dir_is_named_by_command_and_time(tmp_path: Path) -> None:
     folder = paths.new_output_dir(tmp_path / "outputs", "tune")
     assert folder.is_dir()

@@ -37,7 +37,9 @@ def test_the_check_itself_sees_what_is_loaded() -> None:
     assert "optuna" in _loaded_by("import autospec; autospec.SearchSpace")
 
 
-@pytest.mark.parametrize("room", ["autospec", "autospec.config", "autospec.records", "autospec.policy"])
+@pytest.mark.parametrize(
+    "room", ["autospec", "autospec.config", "autospec.records", "autospec.policy", "autospec.workloads"]
+)
 def test_importing_a_light_room_loads_nothing_heavy(room: str) -> None:
     loaded = _loaded_by(f"import {room}")
     assert not loaded & (HEAVY | {"torch", "transformers", "scipy"})

@@ -134,7 +134,7 @@ def _policies_model(policies: dict[str, Policy], faults: Faults) -> ModelSetting
     return ModelSettings(
         target=first.target.source,
         drafters=drafters,
-        tokenizer=first.tokenizer and first.tokenizer.source,
+        tokenizer=None if first.tokenizer is None else first.tokenizer.source,
         dtype=cast(Dtype, first.dtype),
         revision=first.target.revision,
     )

@@ -78,9 +78,9 @@ def model_digest(source: str) -> str | None:
     Sixteen hexadecimal digits over `config.json` and, of every weight file, name, size and one MiB of its beginning,
     middle and end: retrained weights are noticed, and a model of many gigabytes still takes milliseconds.
     """
-    path = split_source(source)[1]
-    folder = Path(resolve_source(path))
-    if not path or not folder.is_dir():
+    place = split_source(source)[1]
+    folder = Path(resolve_source(place))
+    if not place or not folder.is_dir():
         return None
     digest = hashlib.sha256()
     config = folder / "config.json"

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
     from autospec.errors import AutospecError
     from autospec.policy import Policy, load_policy
-    from autospec.tuning import SearchSpace, tune
+    from autospec.records import Workload
+    from autospec.tuning import SearchSpace, StudySettings, tune
+    from autospec.workloads import WorkloadSource, load_workload
 
 __version__ = "0.1.0"
 
@@ -24,7 +26,11 @@ _HOMES = {
     "SearchSpace": "autospec.tuning",
     "SpecConfig": "autospec.config",
     "SpeculativeDecoder": "autospec.engine.decoder",
+    "StudySettings": "autospec.tuning",
+    "Workload": "autospec.records",
+    "WorkloadSource": "autospec.workloads",
     "load_policy": "autospec.policy",
+    "load_workload": "autospec.workloads",
     "tune": "autospec.tuning",
 }
 
@@ -35,7 +41,11 @@ __all__ = [
     "SearchSpace",
     "SpecConfig",
     "SpeculativeDecoder",
+    "StudySettings",
+    "Workload",
+    "WorkloadSource",
     "load_policy",
+    "load_workload",
     "tune",
 ]
 

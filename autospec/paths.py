@@ -30,9 +30,9 @@ def data_dir(name: str) -> Path:
     raise ConfigError(f"the folder `{name}` must be at {candidates[0]} (wheel) or {candidates[1]} (checkout)")
 
 
-def default_output_root() -> Path:
-    """Return `outputs` below the current folder, as an absolute path."""
-    return Path.cwd() / "outputs"
+def is_checkout() -> bool:
+    """Return whether this package lies in a checkout of its repository rather than in an installed wheel."""
+    return (PACKAGE_DIR.parent / "pyproject.toml").is_file()
 
 
 def new_output_dir(root: Path, command: str) -> Path:

@@ -46,6 +46,15 @@ def test_the_wheel_holds_every_module_and_the_embedded_family(wheel: zipfile.Zip
     assert "autospec/pocket/workload.jsonl" in names
 
 
+def test_the_package_says_that_it_is_typed() -> None:
+    assert "Typing :: Typed" in PROJECT["project"]["classifiers"]
+    assert (ROOT / "autospec" / "py.typed").is_file()
+
+
+def test_the_wheel_says_that_it_is_typed(wheel: zipfile.ZipFile) -> None:
+    assert "autospec/py.typed" in wheel.namelist()
+
+
 def test_the_wheel_names_its_command_and_its_licence(wheel: zipfile.ZipFile) -> None:
     (entry,) = [name for name in wheel.namelist() if name.endswith(".dist-info/entry_points.txt")]
     assert "autospec = autospec.cli:main" in wheel.read(entry).decode()

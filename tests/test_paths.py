@@ -41,10 +41,10 @@ def test_missing_data_names_both_places(package: Path) -> None:
     assert str(package.parent / "conf") in str(caught.value)
 
 
-def test_output_root_is_below_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert paths.default_output_root() == tmp_path / "outputs"
-    assert not (tmp_path / "outputs").exists()
+def test_a_checkout_is_told_from_an_installed_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert paths.is_checkout()
+    monkeypatch.setattr(paths, "PACKAGE_DIR", tmp_path / "site-packages" / "autospec")
+    assert not paths.is_checkout()
 
 
 def test_output_dir_is_named_by_command_and_time(tmp_path: Path) -> None:

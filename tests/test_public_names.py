@@ -15,7 +15,11 @@ PUBLIC = {
     "SearchSpace",
     "SpecConfig",
     "SpeculativeDecoder",
+    "StudySettings",
+    "Workload",
+    "WorkloadSource",
     "load_policy",
+    "load_workload",
     "tune",
 }
 
@@ -55,7 +59,11 @@ def test_the_signatures_of_the_public_contract() -> None:
     assert _parameters(decoder.stream) == ["prompt", *_parameters(decoder.generate)[1:]]
     assert _parameters(autospec.load_policy) == ["path", "strict"]
     assert _parameters(autospec.Policy.choose) == ["batch_size", "context_length", "category"]
-    assert _parameters(autospec.Policy.decoder) == ["device"]
+    assert _parameters(autospec.Policy.decoder) == ["device", "trust_remote_code"]
     assert _parameters(autospec.SearchSpace.load) == ["path"]
-    assert _parameters(autospec.tune)[:3] == ["decoder", "workload", "space"]
+    assert _parameters(autospec.tune) == [
+        "decoder", "workload", "space", "output_dir", "settings", "tracker", "on_event", "command",
+    ]  # fmt: skip
+    assert _parameters(autospec.load_workload) == ["source"]
+    assert _parameters(autospec.WorkloadSource)[0] == "path"
     assert _parameters(autospec.SamplingParams) == ["temperature", "top_p", "top_k", "seed"]

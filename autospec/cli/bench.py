@@ -120,6 +120,11 @@ def _policies_model(policies: dict[str, Policy], faults: Faults) -> ModelSetting
                 f"all policies must be for one target, {first.target.source} ({first.dtype}), but {path} is for "
                 f"{policy.target.source} ({policy.dtype}); name the models to use with model=custom"
             )
+        if policy.tokenizer != first.tokenizer:
+            faults.found.append(
+                f"all policies must be for one tokenizer, {_tokenizer(first)}, but {path} is for "
+                f"{_tokenizer(policy)}; name the models to use with model=custom"
+            )
         for name, drafter in policy.drafters.items():
             if drafters.setdefault(name, drafter.source) != drafter.source:
                 faults.found.append(
@@ -127,8 +132,16 @@ def _policies_model(policies: dict[str, Policy], faults: Faults) -> ModelSetting
                     f"{path}, {drafter.source}"
                 )
     return ModelSettings(
-        target=first.target.source, drafters=drafters, dtype=cast(Dtype, first.dtype), revision=first.target.revision
+        target=first.target.source,
+        drafters=drafters,
+        tokenizer=None if first.tokenizer is None else first.tokenizer.source,
+        dtype=cast(Dtype, first.dtype),
+        revision=first.target.revision,
     )
+
+
+def _tokenizer(policy: Policy) -> str:
+    return "the target's own" if policy.tokenizer is None else policy.tokenizer.source
 
 
 def _contenders(bench: _Bench, decoder: SpeculativeDecoder, workload: Workload) -> list[Contender]:

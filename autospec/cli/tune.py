@@ -17,7 +17,7 @@ from autospec.cli.narration import Narrator
 from autospec.cli.runs import CONFIG_FILE, RunKey, config_hash, finish_run, open_run, write_config
 from autospec.cli.schema import ModelSettings, TrackingSettings, typed
 from autospec.cli.summary import summary_lines
-from autospec.policy.sources import model_digest
+from autospec.policy.sources import model_digest, tokenizer_digest
 from autospec.profiling import device_fingerprint, fingerprint_hash
 from autospec.records import Workload
 from autospec.tracking import MlflowTracker
@@ -156,10 +156,12 @@ def _run_key(job: _Job, values: dict[str, Any]) -> RunKey:
     """Return what must be the same for a run to be gone on with; files count by content, not by name."""
     target, drafters = job.decoder.target, job.decoder.drafters
     sources = {"target": target.name, **{name: drafter.source for name, drafter in drafters.items()}}
+    tokenizer = "" if job.decoder.text is None else job.decoder.text.source
     extra = {
         "version": autospec.__version__,
         "space": job.space.content_hash,
         "models": {name: [source, model_digest(source)] for name, source in sources.items()},
+        "tokenizer": [tokenizer, tokenizer_digest(tokenizer) if tokenizer else None],
     }
     return RunKey(
         config_hash=config_hash({**values, "files": extra}, without=_NOT_IN_HASH),

@@ -6,72 +6,24 @@ Knows how a prompt becomes an output; not how a configuration was found.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
-from typing import Protocol, Self
+from typing import Self
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.cache import KVCache
 from autospec.engine.drafters import Drafter
 from autospec.engine.loading import LoadContext, load_drafter, load_text
-from autospec.engine.model import CausalLM, load_model
+from autospec.engine.model import CausalLM, PreTrainedModel, load_model
+from autospec.engine.options import Chooser, Chunk, GenerationOptions
 from autospec.engine.sampling import Use, to_probs, uniform
 from autospec.engine.session import Job, Session
-from autospec.engine.text import GrowingText, TextCodec
+from autospec.engine.text import GrowingText, PreTrainedTokenizerBase, TextCodec
 from autospec.errors import ConfigError, ModelError
 from autospec.records import Generation, Prompt, StepStats
-
-
-class Chooser(Protocol):
-    """Anything that picks a configuration for a situation; a `Policy` does."""
-
-    def choose(
-        self, batch_size: int = 1, context_length: int | None = None, category: str | None = None
-    ) -> SpecConfig:
-        """Return the configuration to use."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationOptions:
-    """What ends a generation, and which situation it is in.
-
-    Args:
-        max_new_tokens: Most tokens to emit.
-        stop: Strings that end the output; the text is cut before them.
-        ignore_eos: Go on behind an end-of-text token.
-    """
-
-    max_new_tokens: int = 128
-    stop: tuple[str, ...] = ()
-    ignore_eos: bool = False
-
-    def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ConfigError(f"`max_new_tokens >= 1` must hold, but got {self.max_new_tokens}")
-        if any(not word for word in self.stop):
-            raise ConfigError(f"stop strings must not be empty, but got {list(self.stop)}")
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """What one step adds to a streamed output.
-
-    Args:
-        text: New text, which may be empty while a character is incomplete.
-        token_ids: New tokens.
-        stats: Counts so far; the same object in every chunk of a stream.
-        stop_reason: Set on the last chunk: `length`, `eos` or `stop`.
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    stats: StepStats
-    stop_reason: str = ""
 
 
 class SpeculativeDecoder:
@@ -107,7 +59,8 @@ class SpeculativeDecoder:
             target: Id, path, or a loaded model.
             drafters: Name to a built-in kind (`autospec.rules.DRAFTER_KINDS`), `kind:path`, an id, a path, a loaded
                 model, or any `Drafter`.
-            tokenizer: Where it is not the target's own.
+            tokenizer: Where it is not the target's own. A loaded target's own is looked for in the local folder it was
+                loaded from, never on a hub.
             device: `auto` takes CUDA where there is one.
             dtype: `auto` is float32 on a CPU, the checkpoint's own on CUDA.
             revision: Of the target, when it is a hub id.
@@ -179,15 +132,16 @@ class SpeculativeDecoder:
             ConfigError: A setting or combination that cannot work.
             ModelError: Prompt and new tokens do not fit the context.
         """
+        if not isinstance(prompts, (str, Sequence)):
+            raise ConfigError(f"`prompts` must be text or a list of prompts, but got {prompts!r}")
         rows: list[str | Sequence[int]] = [prompts] if isinstance(prompts, str) else list(prompts)
         if category is not None and not isinstance(category, str) and len(category) != len(rows):
             raise ConfigError(f"`category` must name one for each prompt, but got {len(category)} for {len(rows)}")
-        options = GenerationOptions(max_new_tokens, (stop,) if isinstance(stop, str) else tuple(stop), ignore_eos)
+        options = GenerationOptions.of(config, sampling, max_new_tokens, stop, ignore_eos)
         outputs = []
         for row, prompt in enumerate(rows):
             own = category if category is None or isinstance(category, str) else category[row]
-            job = self._job(prompt, config, sampling or SamplingParams(), row, options, own)
-            outputs.append(self._generate_one(job, options))
+            outputs.append(self._generate_one(self._job(prompt, row, options, own), options))
         return outputs
 
     def stream(  # noqa: PLR0913  (the public contract)
@@ -202,9 +156,8 @@ class SpeculativeDecoder:
         category: str | None = None,
     ) -> Iterator[Chunk]:
         """Generate for one prompt and yield after every step; arguments and errors as for `generate`."""
-        options = GenerationOptions(max_new_tokens, (stop,) if isinstance(stop, str) else tuple(stop), ignore_eos)
-        job = self._job(prompt, config, sampling or SamplingParams(), 0, options, category)
-        return self._chunks(job, options)
+        options = GenerationOptions.of(config, sampling, max_new_tokens, stop, ignore_eos)
+        return self._chunks(self._job(prompt, 0, options, category), options)
 
     def tie_gap(
         self, prompt_ids: Sequence[int], token_ids: Sequence[int], index: int, sampling: SamplingParams
@@ -250,27 +203,15 @@ class SpeculativeDecoder:
             )
         return prompt_ids
 
-    def _job(
-        self,
-        prompt: str | Sequence[int],
-        config: SpecConfig | Chooser | None,
-        sampling: SamplingParams,
-        row: int,
-        options: GenerationOptions,
-        category: str | None,
-    ) -> Job:
-        prompt_ids = self._prompt_ids(prompt)
+    def _job(self, prompt: str | Sequence[int], row: int, options: GenerationOptions, category: str | None) -> Job:
+        prompt_ids, chosen = self._prompt_ids(prompt), options.config
         if options.stop:
             self._codec()
-        if config is None:
-            chosen = SpecConfig()
-        elif isinstance(config, SpecConfig):
-            chosen = config
-        else:
-            chosen = config.choose(batch_size=1, context_length=len(prompt_ids), category=category)
+        if not isinstance(chosen, SpecConfig):
+            chosen = chosen.choose(batch_size=1, context_length=len(prompt_ids), category=category)
         self.check(chosen)
-        seed = sampling.seed + row
-        return Job(tuple(prompt_ids), chosen, replace(sampling, seed=seed), seed, options.max_new_tokens)
+        seed = options.sampling.seed + row
+        return Job(tuple(prompt_ids), chosen, replace(options.sampling, seed=seed), seed, options.max_new_tokens)
 
     def _generate_one(self, job: Job, options: GenerationOptions) -> Generation:
         token_ids: list[int] = []

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from pathlib import Path
 
 from autospec.engine.drafters import Drafter, NgramDrafter, SmallModelDrafter
 from autospec.engine.location import locate
-from autospec.engine.model import CausalLM, load_model
-from autospec.engine.text import TextCodec
+from autospec.engine.model import CausalLM, PreTrainedModel, load_model
+from autospec.engine.text import PreTrainedTokenizerBase, TextCodec, has_tokenizer
 from autospec.errors import ModelError
 from autospec.rules import DRAFTER_KINDS, split_source
 
@@ -89,13 +88,23 @@ def load_text(
     revision: str | None,
     trust_remote_code: bool,
 ) -> TextCodec | None:
-    """Load the tokenizer that was named, or the target's own; None where there is none to be found."""
+    """Load the tokenizer that was named, or the target's own; None where there is none to be found.
+
+    The own tokenizer of a loaded target is looked for in the folder it was loaded from, but never on a hub: nobody
+    named one.
+
+    Raises:
+        ModelError: A tokenizer, or the folder of a target, was named and holds none that can be loaded.
+    """
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return TextCodec(tokenizer)
     if tokenizer is not None:
         return TextCodec.load(locate(tokenizer), None, trust_remote_code)
     if isinstance(target, str):
         return TextCodec.load(locate(target), revision, trust_remote_code)
+    folder = str(target.config.name_or_path or "")
+    if folder and Path(folder).is_dir() and has_tokenizer(Path(folder)):
+        return TextCodec.load(folder, None, trust_remote_code)
     return None
 
 
@@ -103,11 +112,11 @@ def _check_vocabulary(context: LoadContext, small: CausalLM, source: str | PreTr
     """Refuse a draft model whose token ids mean something else.
 
     Raises:
-        ModelError: Another tokenizer, or without tokenizers to compare, another number of tokens.
+        ModelError: Another tokenizer, or without two tokenizers to compare, another number of tokens.
     """
     target = context.target
-    if context.text is not None and isinstance(source, str):
-        theirs = TextCodec.load(locate(source), None, context.trust_remote_code).vocabulary()
+    theirs = _vocabulary(source, context.trust_remote_code) if context.text is not None else None
+    if context.text is not None and theirs is not None:
         ours = context.text.vocabulary()
         if theirs != ours:
             shared = sum(ours.get(token) == token_id for token, token_id in theirs.items())
@@ -120,3 +129,13 @@ def _check_vocabulary(context: LoadContext, small: CausalLM, source: str | PreTr
             f"a draft model must have the vocabulary of its target, but `{small.name}` has {small.vocab_size} tokens "
             f"and `{target.name}` {target.vocab_size}"
         )
+
+
+def _vocabulary(source: str | PreTrainedModel, trust_remote_code: bool) -> dict[str, int] | None:
+    """Return the vocabulary that comes with a draft model; None for a loaded one and a folder without a tokenizer."""
+    if not isinstance(source, str):
+        return None
+    location = locate(source)
+    if Path(location).is_dir() and not has_tokenizer(Path(location)):
+        return None
+    return TextCodec.load(location, None, trust_remote_code).vocabulary()

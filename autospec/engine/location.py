@@ -13,6 +13,8 @@ from huggingface_hub.errors import HFValidationError
 from autospec.errors import ModelError
 
 REACH_SECONDS = 4.0
+# Files of which a tokenizer in a checkpoint has at least one, whatever its kind.
+TOKENIZER_FILES = ("*token*", "vocab*", "merges*", "tekken*", "*.model")
 
 
 def locate(source: str) -> str:

@@ -17,6 +17,9 @@ from autospec.engine.cache import KVCache
 from autospec.engine.location import locate
 from autospec.errors import ModelError
 
+# Other modules take the type from here, so that transformers has one room.
+__all__ = ["CausalLM", "PreTrainedModel", "attention_mask", "cache_argument", "load_model", "resolve_device"]
+
 
 class CausalLM:
     """One loaded model.

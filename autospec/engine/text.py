@@ -7,20 +7,32 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from autospec.engine.location import TOKENIZER_FILES
 from autospec.errors import ModelError, WorkloadError
 from autospec.records import Prompt
+
+# Other modules take the type from here, so that transformers has one room.
+__all__ = ["GrowingText", "PreTrainedTokenizerBase", "TextCodec", "has_tokenizer"]
 
 CONTEXT_PIECES = 4  # decoded again before new tokens, because some tokenizers join words by what stands before
 
 
 class TextCodec:
-    """Text to token ids and back, by one tokenizer."""
+    """Text to token ids and back, by one tokenizer.
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    Args:
+        tokenizer: What it uses.
+        source: Id or path it was loaded from, for records; of a loaded tokenizer what itself remembers, which may be
+            nothing.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, source: str = "") -> None:
         self.tokenizer = tokenizer
+        self.source = source or str(getattr(tokenizer, "name_or_path", None) or "")
 
     @classmethod
     def load(cls, location: str, revision: str | None = None, trust_remote_code: bool = False) -> TextCodec:
@@ -29,11 +41,14 @@ class TextCodec:
         Raises:
             ModelError: The checkpoint has none.
         """
+        if Path(location).is_dir() and not has_tokenizer(Path(location)):
+            # For some kinds of models transformers makes an empty tokenizer where there are no files.
+            raise ModelError(f"`{location}` has no tokenizer that can be loaded: it holds no file of one")
         try:
             tokenizer = AutoTokenizer.from_pretrained(location, revision=revision, trust_remote_code=trust_remote_code)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise ModelError(f"`{location}` has no tokenizer that can be loaded: {error}") from error
-        return cls(tokenizer)
+        return cls(tokenizer, location)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a plain prompt, with the special tokens its tokenizer adds.
@@ -73,6 +88,11 @@ class TextCodec:
     def vocabulary(self) -> dict[str, int]:
         """Return all tokens and their ids."""
         return dict(self.tokenizer.get_vocab())
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Tell whether a local checkpoint holds files of a tokenizer."""
+    return any(True for pattern in TOKENIZER_FILES for _ in folder.glob(pattern))
 
 
 class GrowingText:

@@ -16,8 +16,9 @@ from autospec.comparison import speedup
 from autospec.config import SpecConfig
 from autospec.policy.parts import Evidence, ModelSource, Quality, Reproduction, Row, TunedWorkload
 from autospec.policy.policy import Policy
-from autospec.policy.sources import model_digest, portable_source
+from autospec.policy.sources import model_digest, portable_source, tokenizer_digest
 from autospec.records import Measurement, StepStats, Workload
+from autospec.rules import split_source
 
 if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
@@ -68,11 +69,25 @@ def build_policy(
         sampling=workload.sampling,
         rows=tuple(rows),
         reproduce=reproduce,
+        tokenizer=_tokenizer(decoder),
     )
 
 
+def _tokenizer(decoder: SpeculativeDecoder) -> ModelSource | None:
+    """Return where the tokenizer came from, or None where it is the target's own or does not know."""
+    source = decoder.text.source if decoder.text is not None else ""
+    if not source or portable_source(source) == portable_source(decoder.target.name):
+        return None
+    return ModelSource(portable_source(source), digest=tokenizer_digest(source))
+
+
 def _source(source: str, model: CausalLM | None) -> ModelSource:
-    """Return where a model came from; a hub id is pinned to the commit that was loaded, where that is known."""
+    """Return where a model or drafter came from.
+
+    A hub id is pinned to the commit that was loaded, where that is known; what follows a kind cannot be.
+    """
+    if split_source(source)[0]:
+        return ModelSource(portable_source(source), digest=model_digest(source))
     if model is None:
         return ModelSource(source)
     revision = model.revision or getattr(model.model.config, "_commit_hash", None)

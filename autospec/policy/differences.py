@@ -5,13 +5,14 @@ Speaks about things that change speed or output; never about library versions, w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from autospec.errors import ConfigError
 from autospec.policy.parts import ModelSource
 from autospec.policy.sources import model_digest, resolve_source
 from autospec.profiling import fingerprint
+from autospec.rules import split_source
 
 Device = Mapping[str, str | int | float]
 
@@ -48,23 +49,27 @@ def running_differences(device: Device, running: Device) -> list[str]:
     return []
 
 
-def model_differences(models: Mapping[str, ModelSource]) -> list[str]:
+def model_differences(
+    models: Mapping[str, ModelSource], digest_of: Callable[[str], str | None] = model_digest
+) -> list[str]:
     """Return a sentence for each local model that is not there or holds other files than when the policy was made.
 
     Args:
         models: By what they are called in the sentence, such as `target`.
+        digest_of: What identifies the files of a source.
     """
     found = []
     for role, model in models.items():
         if model.digest is None:
             continue
         try:
-            digest = model_digest(model.source)
+            digest = digest_of(model.source)
         except (ConfigError, OSError) as error:
             found.append(f"the {role} `{model.source}` cannot be looked at: {error}")
             continue
         if digest is None:
-            found.append(f"the {role} `{model.source}` is not there ({Path(resolve_source(model.source)).absolute()})")
+            place = Path(resolve_source(split_source(model.source)[1])).absolute()
+            found.append(f"the {role} `{model.source}` is not there ({place})")
         elif digest != model.digest:
             found.append(f"the {role} `{model.source}` holds other files than when the policy was made")
     return found

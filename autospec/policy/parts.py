@@ -15,10 +15,11 @@ from autospec.config import SpecConfig
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """Where a model or drafter comes from.
+    """Where a model, drafter or tokenizer comes from.
 
     Args:
-        source: Hub id, path, `pocket/target`, `pocket/draft`, or a built-in kind of drafter such as `ngram`.
+        source: Hub id, path, `pocket/target`, `pocket/draft`, or a kind of drafter such as `ngram`, which may be
+            followed by a colon and any of the former.
         revision: Revision of a hub id.
         digest: What identified the files of a local model when the policy was made; see `model_digest`.
     """

@@ -19,13 +19,12 @@ from autospec.policy import schema
 from autospec.policy.differences import device_differences, model_differences, running_differences
 from autospec.policy.files import read_json, write_atomically
 from autospec.policy.parts import Evidence, ModelSource, Quality, Reproduction, Row, TunedWorkload
-from autospec.policy.sources import resolve_source
+from autospec.policy.sources import resolve_source, tokenizer_digest
 from autospec.profiling.fingerprint import device_fingerprint
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from autospec.engine.decoder import SpeculativeDecoder
+    from autospec.engine.model import PreTrainedModel
 
 __all__ = ["Evidence", "ModelSource", "Policy", "Quality", "Reproduction", "Row", "TunedWorkload", "load_policy"]
 
@@ -43,6 +42,7 @@ class Policy:
         sampling: Decoding settings it was tuned for.
         rows: The table.
         reproduce: How it was made.
+        tokenizer: Where the tokenizer comes from; None: it is the target's own.
 
     Raises:
         PolicyError: Two rows speak about the same situation, or a row names a drafter that is not there.
@@ -56,6 +56,7 @@ class Policy:
     sampling: SamplingParams
     rows: tuple[Row, ...]
     reproduce: Reproduction
+    tokenizer: ModelSource | None = None
 
     def __post_init__(self) -> None:
         faults = []
@@ -82,10 +83,14 @@ class Policy:
         covering = [row for row in self.rows if row.covers(batch_size, context_length, category)]
         return max(covering, key=lambda row: row.specificity).config if covering else SpecConfig()
 
-    def decoder(self, device: str = "auto") -> SpeculativeDecoder:
-        """Return a decoder with the target and those drafters loaded that the table uses.
+    def decoder(self, device: str = "auto", *, trust_remote_code: bool = False) -> SpeculativeDecoder:
+        """Return a decoder with the target, its tokenizer and those drafters loaded that the table uses.
 
         Warns where the decoder runs on another kind of device, or with more or fewer threads, than were measured.
+
+        Args:
+            device: `auto` takes CUDA where there is one.
+            trust_remote_code: Run Python code that comes with checkpoints; no policy can ask for that.
 
         Raises:
             ModelError: A model cannot be loaded.
@@ -100,13 +105,21 @@ class Policy:
             if model.revision is None:
                 drafters[name] = source
             else:
-                drafters[name] = load_model(source, device=device, dtype=self.dtype, revision=model.revision).model
+                drafters[name] = load_model(
+                    source,
+                    device=device,
+                    dtype=self.dtype,
+                    revision=model.revision,
+                    trust_remote_code=trust_remote_code,
+                ).model
         decoder = SpeculativeDecoder.from_pretrained(
             target=resolve_source(self.target.source),
             drafters=drafters,
+            tokenizer=None if self.tokenizer is None else resolve_source(self.tokenizer.source),
             device=device,
             dtype=self.dtype,
             revision=self.target.revision,
+            trust_remote_code=trust_remote_code,
         )
         running = device_fingerprint(decoder.target.device, decoder.target.dtype)
         for difference in running_differences(self.device, running):
@@ -119,6 +132,7 @@ class Policy:
             "schema_version": schema.SCHEMA_VERSION,
             "target": asdict(self.target),
             "drafters": {name: asdict(model) for name, model in self.drafters.items()},
+            "tokenizer": self.tokenizer and asdict(self.tokenizer),
             "dtype": self.dtype,
             "device": dict(self.device),
             "workload": {**asdict(self.workload), "categories": list(self.workload.categories)},
@@ -145,6 +159,7 @@ class Policy:
             sampling=SamplingParams.from_json(values["sampling"]),
             rows=tuple(Row.from_json(row) for row in values["rows"]),
             reproduce=Reproduction(**values["reproduce"]),
+            tokenizer=values["tokenizer"] and ModelSource(**values["tokenizer"]),
         )
 
     def save(self, path: str | Path) -> None:
@@ -161,6 +176,8 @@ class Policy:
 def load_policy(path: str | Path, strict: bool = False) -> Policy:
     """Load a policy, and say where the machine or the models here are not those it was made for.
 
+    A policy from before there were checksums gives an `AutospecWarning`: it cannot be verified.
+
     Args:
         path: A policy file of this or an older schema version.
         strict: Refuse a policy made for another device or model, where otherwise an `AutospecWarning` is given.
@@ -174,7 +191,12 @@ def load_policy(path: str | Path, strict: bool = False) -> Policy:
     except PolicyError as error:
         raise PolicyError(f"{path} cannot be used as a policy:\n{error}") from error
     models = {"target": policy.target, **{f"drafter {name}": model for name, model in policy.drafters.items()}}
-    differences = [*model_differences(models), *device_differences(policy.device)]
+    tokenizer = {} if policy.tokenizer is None else {"tokenizer": policy.tokenizer}
+    differences = [
+        *model_differences(models),
+        *model_differences(tokenizer, tokenizer_digest),
+        *device_differences(policy.device),
+    ]
     if differences and strict:
         raise PolicyError("\n".join([f"{path} must be made for this machine and these models:", *differences]))
     for difference in differences:

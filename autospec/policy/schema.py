@@ -1,162 +1,22 @@
-"""What a policy file must look like: checks of every field, checksum, migration of older versions.
+"""What a policy file must look like: its fields, checksum, migration of older versions.
 
 Works on plain JSON values only and returns faults as sentences; it builds no objects and reads no files.
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from autospec.config import SamplingParams, SpecConfig
-from autospec.errors import ConfigError, PolicyError
+from autospec.errors import AutospecWarning, PolicyError
+from autospec.policy.checks import Built, ListOf, MapOf, Nullable, Number, Record, Scalar, Text
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 QUALITY_VERDICTS = ("identical", "different", "not compared")
-
-
-class Check(Protocol):
-    """What one value of the file must be."""
-
-    def faults(self, value: Any, where: str) -> Iterator[str]:
-        """Yield a sentence for everything wrong with `value`, which stands at `where` in the file."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A string, one of `choices` where there are any."""
-
-    choices: tuple[str, ...] = ()
-
-    def faults(self, value: Any, where: str) -> Iterator[str]:
-        """Yield what is wrong with `value`."""
-        if not isinstance(value, str):
-            yield f"`{where}` must be a string, but got {value!r}"
-        elif self.choices and value not in self.choices:
-            yield f"`{where}` must be one of {list(self.choices)}, but got {value!r}"
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    """A finite number of at least `low` and at most `high`."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    integer: bool = False
-
-    def faults(self, value: Any, where: str) -> Iterator[str]:
-        """Yield what is wrong with `value`."""
-        wanted = int if self.integer else (int, float)
-        if isinstance(value, bool) or not isinstance(value, wanted):
-            yield f"`{where}` must be {'an integer' if self.integer else 'a number'}, but got {value!r}"
-        elif not -math.inf < value < math.inf:
-            yield f"`{where}` must be finite, but got {value!r}"
-        elif value < self.low:
-            yield f"`{where} >= {self.low:g}` must hold, but got {value!r}"
-        elif value > self.high:
-            yield f"`{where} <= {self.high:g}` must hold, but got {value!r}"
-
-
-@dataclass(frozen=True, slots=True)
-class Scalar:
-    """A string or a number."""
-
-    def faults(self, value: Any, where: str) -> Iterator[str]:
-        """Yield what is wrong with `value`."""
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            yield f"`{where}` must be a string or a number, but got {value!r}"
-
-
-@dataclass(frozen=True, slots=True)
-class Nullable:
-    """Either null or what `check` asks for."""
-
-    check: Check
-
-    def faults(self, value: Any, where: str) -> Iterator[str]:
-        """Yield what is wrong with `value`."""
-        if value is not None:
-            yield from self.check.faults(value, where)
-
-
-@dataclass(frozen=True, slots=True)
-class ListOf:
-    """A list whose items all pass `check`."""
-
-    check: Check
-
-    def faults(self, value: Any, where: str) -> Iterator[str]:
-        """Yield what is wrong with `value`."""
-        if not isinstance(value, list):
-            yield f"`{where}` must be a list, but got {value!r}"
-            return
-        for index, item in enumerate(value):
-            yield from self.check.faults(item, f"{where}[{index}]")
-
-
-@dataclass(frozen=True, slots=True)
-class MapOf:
-    """An object with any names whose values all pass `check`."""
-
-    check: Check
-
-    def faults(self, value: Any, where: str) -> Iterator[str]:
-        """Yield what is wrong with `value`."""
-        if not isinstance(value, dict):
-            yield f"`{where}` must be an object, but got {value!r}"
-            return
-        for name, item in value.items():
-            yield from self.check.faults(item, f"{where}.{name}")
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """An object with exactly these names, and a rule over all of them once each is right."""
-
-    checks: Mapping[str, Check]
-    rule: Callable[[Mapping[str, Any]], str] = field(default=lambda values: "")
-
-    def faults(self, value: Any, where: str) -> Iterator[str]:
-        """Yield what is wrong with `value`."""
-        if not isinstance(value, dict):
-            yield f"`{where or 'the policy'}` must be an object, but got {value!r}"
-            return
-        prefix = f"{where}." if where else ""
-        found = []
-        for name in sorted(set(value) - set(self.checks)):
-            near = difflib.get_close_matches(name, self.checks, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else f"known are {sorted(self.checks)}"
-            found.append(f"`{prefix}{name}` is not a field of this schema version; {hint}")
-        for name, check in self.checks.items():
-            if name in value:
-                found.extend(check.faults(value[name], f"{prefix}{name}"))
-            else:
-                found.append(f"`{prefix}{name}` is missing")
-        broken = self.rule(value) if not found else ""
-        yield from [*found, f"`{where}`: {broken}"] if broken else found
-
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    """An object that `build` accepts; its `ConfigError` lists the faults."""
-
-    build: Callable[[Mapping[str, Any]], Any]
-
-    def faults(self, value: Any, where: str) -> Iterator[str]:
-        """Yield what is wrong with `value`."""
-        if not isinstance(value, dict):
-            yield f"`{where}` must be an object, but got {value!r}"
-            return
-        try:
-            self.build(value)
-        except ConfigError as error:
-            yield from (f"`{where}`: {fault}" for fault in error.faults)
 
 
 def _ordered(estimate: Mapping[str, Any]) -> str:
@@ -206,6 +66,7 @@ POLICY = Record(
         "schema_version": Number(low=SCHEMA_VERSION, high=SCHEMA_VERSION, integer=True),
         "target": _MODEL,
         "drafters": MapOf(_MODEL),
+        "tokenizer": Nullable(_MODEL),
         "dtype": Text(),
         "device": MapOf(Scalar()),
         "workload": Record({"name": Text(), "content_hash": Text(), "categories": ListOf(Text())}),
@@ -246,8 +107,13 @@ def _with_decode_speedup(row: Any) -> Any:
     return {**row, "evidence": {"decode_speedup": None, **row["evidence"]}}
 
 
+def _from_version_1(document: dict[str, Any]) -> dict[str, Any]:
+    """Add what came with version 2: a tokenizer that is not the target's own, of which there was none."""
+    return {"tokenizer": None, **document}
+
+
 # From each version to the next; what is not of the expected shape is left for the schema to name.
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {0: _from_version_0}
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {0: _from_version_0, 1: _from_version_1}
 FIRST_VERSION_WITH_CHECKSUM = 1
 
 
@@ -264,6 +130,8 @@ def _checksum_faults(document: Mapping[str, Any]) -> list[str]:
 
 def validate(document: Any) -> dict[str, Any]:
     """Return the document in today's schema version without its checksum, or raise with every fault found.
+
+    Warns of a version from before there were checksums: nothing tells whether such a file was changed.
 
     Raises:
         PolicyError: A field is missing, unknown or of the wrong type, the checksum does not fit, or the schema
@@ -285,4 +153,11 @@ def validate(document: Any) -> dict[str, Any]:
     faults = [*POLICY.faults(content, ""), *damage]
     if faults:
         raise PolicyError("\n".join(faults))
+    if version < FIRST_VERSION_WITH_CHECKSUM:
+        warnings.warn(
+            f"a policy of schema version {version} has no checksum, so that it cannot be verified: it may have been "
+            "changed since it was made",
+            AutospecWarning,
+            stacklevel=4,
+        )
     return content

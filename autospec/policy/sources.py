@@ -55,14 +55,32 @@ def portable_source(source: str) -> str:
     return next((name for name, path in _pocket_paths().items() if path.resolve() == here), str(here))
 
 
+def tokenizer_digest(source: str) -> str | None:
+    """Return what identifies the tokenizer files of a local folder, or None where the source is not one.
+
+    Sixteen hexadecimal digits over names and contents.
+    """
+    from autospec.engine.location import TOKENIZER_FILES
+
+    folder = Path(resolve_source(source))
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in TOKENIZER_FILES for path in folder.glob(pattern) if path.is_file()}):
+        digest.update(f"{path.name}:{path.stat().st_size}".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def model_digest(source: str) -> str | None:
     """Return what identifies the files of a local model, or None where the source is not a local folder.
 
     Sixteen hexadecimal digits over `config.json` and, of every weight file, name, size and one MiB of its beginning,
     middle and end: retrained weights are noticed, and a model of many gigabytes still takes milliseconds.
     """
-    folder = Path(resolve_source(split_source(source)[1]))
-    if not split_source(source)[1] or not folder.is_dir():
+    place = split_source(source)[1]
+    folder = Path(resolve_source(place))
+    if not place or not folder.is_dir():
         return None
     digest = hashlib.sha256()
     config = folder / "config.json"

@@ -196,12 +196,6 @@ def write_manifest(files: list[SourceFile], path: Path) -> None:
     path.write_bytes(lzma.compress(text.encode()))
 
 
-def read_manifest(path: Path) -> list[SourceFile]:
-    """Read the files that `write_manifest` wrote down."""
-    columns = json.loads(lzma.decompress(path.read_bytes()))["files"]
-    return [SourceFile(*values) for values in zip(*columns.values(), strict=True)]
-
-
 def read_packages(path: Path) -> list[dict[str, str | int]]:
     """Read the rows of `package_table` that `write_manifest` wrote down."""
     packages: list[dict[str, str | int]] = json.loads(lzma.decompress(path.read_bytes()))["packages"]

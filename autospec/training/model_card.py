@@ -104,10 +104,20 @@ def _shape(recipe: PocketRecipe, name: str, metrics: Mapping[str, Any]) -> str:
 
 def render(metrics: Mapping[str, Any], packages: Sequence[Mapping[str, Any]], recipe: PocketRecipe) -> str:
     """Return the whole card as Markdown."""
-    target, draft = metrics["training"]["target"], metrics["training"]["draft"]
-    bits, device, forward = metrics["bits_per_byte"], metrics["device"], metrics["forward_seconds"]
-    shape = recipe.target.shape
-    return f"""# The pocket family
+    return "\n\n".join(
+        [
+            _INTRODUCTION,
+            _reached(metrics),
+            _shapes(metrics, recipe),
+            _figures(metrics),
+            _recipe(metrics, recipe),
+            f"{_CORPUS}\n\n{_packages_table(packages)}",
+            f"{_SAMPLES}\n\n{_samples(metrics)}",
+        ]
+    )
+
+
+_INTRODUCTION = """# The pocket family
 
 Two small language models of Python source, a target and a draft distilled from it, made so that speculative decoding
 can be tuned, tested and shown without a download. They write text that looks like Python; they are of no use as
@@ -119,9 +129,21 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained("autospec/pocket/target")
 tokenizer = AutoTokenizer.from_pretrained("autospec/pocket/target")
-```
+```"""
 
-## What was to be reached
+_CORPUS = """## Corpus
+
+Python sources of the standard library and of installed packages with permissive licences, near-copies dropped, whole
+files held out, and edited copies of functions made from them."""
+
+_SAMPLES = """## Samples
+
+Greedy continuations of the first held-out prompts of each category."""
+
+
+def _reached(metrics: Mapping[str, Any]) -> str:
+    device = metrics["device"]
+    return f"""## What was to be reached
 
 Held-out prompts and files, float32, {device["device_name"]}, {device["num_threads"]} of {device["num_cores"]} cores.
 
@@ -131,9 +153,12 @@ Held-out prompts and files, float32, {device["device_name"]}, {device["num_threa
 
 `python -m autospec train recipe=pocket recipe.stages=[corpus,evaluate]` measures all figures of this card again and
 writes them to `metrics.json` in its output folder; the corpus, and with it the bits per byte, is the same
-only with the package versions below (`manifest.json.xz` holds the sha256 of every file).
+only with the package versions below (`manifest.json.xz` holds the sha256 of every file)."""
 
-## Shapes
+
+def _shapes(metrics: Mapping[str, Any], recipe: PocketRecipe) -> str:
+    forward, shape = metrics["forward_seconds"], recipe.target.shape
+    return f"""## Shapes
 
 | model | layers | hidden | heads | intermediate | embeddings | parameters | bytes (bfloat16) |
 |---|---:|---:|---:|---:|---|---:|---:|
@@ -142,9 +167,12 @@ only with the package versions below (`manifest.json.xz` holds the sha256 of eve
 
 Llama architecture, context {shape.context_length:,}, byte-level BPE of {recipe.corpus.vocab_size:,} tokens.
 A one-token forward with plain transformers behind {forward["context"]} tokens takes
-{forward["target"] * 1e3:.2f} ms (target) and {forward["draft"] * 1e3:.2f} ms (draft).
+{forward["target"] * 1e3:.2f} ms (target) and {forward["draft"] * 1e3:.2f} ms (draft)."""
 
-## Figures
+
+def _figures(metrics: Mapping[str, Any]) -> str:
+    bits = metrics["bits_per_byte"]
+    return f"""## Figures
 
 Held-out bits per byte: {bits["value"]:.3f} in windows of {bits["window"]:,} tokens, over {bits["num_files"]} files of
 {bits["num_bytes"]:,} bytes that share at most 5 % of their lines with files trained on.
@@ -154,9 +182,12 @@ position of the target's own continuation; "live" is `position_acceptance` of th
 which tests only the positions at which steps start. A verbatim loop is a span of at least 4 tokens, 3 times or more in
 a row.
 
-{_acceptance_table(metrics)}
+{_acceptance_table(metrics)}"""
 
-## Recipe
+
+def _recipe(metrics: Mapping[str, Any], recipe: PocketRecipe) -> str:
+    target, draft = metrics["training"]["target"], metrics["training"]["draft"]
+    return f"""## Recipe
 
 `python -m autospec train recipe=pocket` (`conf/recipe/pocket.yaml`, seed {recipe.seed}). Muon for the matrices of the
 layers, AdamW for the rest, bfloat16 autocast.
@@ -173,17 +204,4 @@ Target:
 
 Draft (its loss is the divergence and the weighted cross-entropy together):
 
-{curve_table(draft["curve"])}
-
-## Corpus
-
-Python sources of the standard library and of installed packages with permissive licences, near-copies dropped, whole
-files held out, and edited copies of functions made from them.
-
-{_packages_table(packages)}
-
-## Samples
-
-Greedy continuations of the first held-out prompts of each category.
-
-{_samples(metrics)}"""
+{curve_table(draft["curve"])}"""

@@ -6,6 +6,7 @@ Knows which figures are written; how each is measured stands in `evaluation`, wh
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from autospec import pocket
 from autospec.config import SpecConfig
 from autospec.engine.decoder import SpeculativeDecoder
 from autospec.errors import TrainingError
+from autospec.paths import is_checkout
 from autospec.profiling.fingerprint import device_fingerprint
 from autospec.records import StepStats
 from autospec.training import corpus, evaluation, model_card, models
@@ -134,13 +136,21 @@ def _live_acceptance(
     return {category: list(stats.position_acceptance) for category, stats in totals.items()}
 
 
+def export_home(space: Workspace) -> Path:
+    """Return the folder that the finished family is put into; see `PocketRecipe.export_dir`."""
+    if space.recipe.export_dir is not None:
+        return Path(space.recipe.export_dir).expanduser()
+    embedded = pocket.target_path().parent
+    return embedded if is_checkout() and os.access(embedded, os.W_OK | os.X_OK) else space.path("export")
+
+
 def export(space: Workspace) -> bool:
     """Put weights, workload, manifest, figures and model card where the package finds them.
 
     Raises:
         TrainingError: Weights are larger than the repository may hold.
     """
-    metrics_path, home = space.need("metrics.json", "evaluate"), Path(space.recipe.export_dir)
+    metrics_path, home = space.need("metrics.json", "evaluate"), export_home(space)
     metrics = json.loads(metrics_path.read_text(encoding="utf-8"))
     for name, limit in MAX_BYTES.items():
         if (num_bytes := metrics["size"][name]["num_bytes"]) > limit:

@@ -143,7 +143,8 @@ class PocketRecipe:
         seed: Decides held-out files, order of windows, weights at the start, prompts.
         device: ``auto``, ``cpu`` or ``cuda``.
         compile: Whether losses are compiled; worth its minute from about a million tokens on.
-        export_dir: Folder the finished family is put into.
+        export_dir: Folder the finished family is put into. Null: in a checkout the place of the embedded family, where
+            that can be written to, else `export` in the folder of results.
 
     Raises:
         ConfigError: A value cannot work; all faults are listed.
@@ -157,7 +158,7 @@ class PocketRecipe:
     seed: int = 0
     device: str = "auto"
     compile: bool = True
-    export_dir: str = "autospec/pocket"
+    export_dir: str | None = None
 
     def __post_init__(self) -> None:
         faults = self.corpus.faults() + self.target.faults() + self.draft.faults()

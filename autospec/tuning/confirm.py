@@ -7,10 +7,11 @@ falls back, from a category's own configuration to the overall one, and from tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autospec.comparison import Claim, Estimate, claims, paired, speedup
+from autospec.comparison import Claim, Estimate, LogRatios, bootstrap_interval, claims, paired, speedup, verdict
 from autospec.config import SpecConfig
 from autospec.records import Prompt
 from autospec.tuning.finalists import Chosen
@@ -18,7 +19,6 @@ from autospec.tuning.pool import OFF, Pool
 
 _OVERALL = "overall configuration"
 _POLICY = "policy"
-Ratios = Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,31 @@ class Row:
     Args:
         config: What to use.
         speedup: Against the baseline; exactly 1.0 for off.
+        bootstrap: The same by the studentised bootstrap, as a check; None for off.
     """
 
     config: SpecConfig
     speedup: Estimate
+    bootstrap: Estimate | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A claim, and the bootstrap at the level of its interval as a check that assumes no normality."""
+
+    claim: Claim
+    bootstrap: Estimate
+
+    @property
+    def stands(self) -> bool:
+        """Whether it is above 1.0; Student's t decides."""
+        return verdict(self.claim.estimate) == "faster"
+
+    @property
+    def is_disputed(self) -> bool:
+        """Whether t and bootstrap disagree about 1.0; a bootstrap of too few prompts to say anything does not."""
+        knows_nothing = self.bootstrap.low == 0.0 and math.isinf(self.bootstrap.high)
+        return not knows_nothing and verdict(self.bootstrap) != verdict(self.claim.estimate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +84,33 @@ class Confirmation:
         categories: What each category uses.
         claims: What was claimed, by name, with adjusted p values.
         cross_checks: Categories for which different configurations were chosen, each on the other's prompts.
+        bootstrap: `speedup` by the studentised bootstrap, as a check; None where the policy is off for all.
     """
 
     speedup: Estimate
     overall: Row
     categories: Mapping[str, Row]
-    claims: Mapping[str, Claim]
+    claims: Mapping[str, Judged]
     cross_checks: tuple[CrossCheck, ...]
+    bootstrap: Estimate | None = None
 
     def config_of(self, category: str) -> SpecConfig:
         """Return what the policy uses for a category."""
         return self.categories[category].config if category in self.categories else self.overall.config
+
+    def disputes(self) -> list[str]:
+        """Return a sentence for each claim about which t and bootstrap disagree."""
+        return [
+            f"{name}: {verdict(one.claim.estimate)} by Student's t ({_interval(one.claim.estimate)}), but "
+            f"{verdict(one.bootstrap)} by the bootstrap ({_interval(one.bootstrap)}); t decides, and more held-out "
+            "prompts would tell"
+            for name, one in self.claims.items()
+            if one.is_disputed
+        ]
+
+
+def _interval(estimate: Estimate) -> str:
+    return f"{estimate.low:.3f} to {estimate.high:.3f}"
 
 
 def confirm(chosen: Chosen, pool: Pool, prompts: Sequence[Prompt]) -> Confirmation:
@@ -86,7 +123,7 @@ def confirm(chosen: Chosen, pool: Pool, prompts: Sequence[Prompt]) -> Confirmati
     """
     names = sorted({prompt.category for prompt in prompts})
     by_category = {name: [prompt for prompt in prompts if prompt.category == name] for name in names}
-    made = claims(_claims(chosen, pool, by_category, prompts)) if chosen.configs and prompts else {}
+    made = _judged(_claims(chosen, pool, by_category, prompts)) if chosen.configs and prompts else {}
     num_measured = len(prompts) if chosen.configs else 0
     overall = _row((chosen.overall, _OVERALL), made, num_measured)
     if len(by_category) > 1:
@@ -95,20 +132,29 @@ def confirm(chosen: Chosen, pool: Pool, prompts: Sequence[Prompt]) -> Confirmati
     else:
         categories = dict.fromkeys(by_category, overall)
     used = {name: row.config for name, row in categories.items()}
+    of_policy, check = _policy_speedup(used, chosen, pool, by_category, made)
     return Confirmation(
-        speedup=_policy_speedup(used, chosen, pool, by_category, made),
+        speedup=of_policy,
         overall=overall,
         categories=categories,
         claims=made,
         cross_checks=_cross_checks(chosen, pool, by_category) if made else (),
+        bootstrap=check,
     )
+
+
+def _judged(claimed: Mapping[str, LogRatios]) -> dict[str, Judged]:
+    return {
+        name: Judged(claim, bootstrap_interval(claimed[name], claim.interval_confidence))
+        for name, claim in claims(claimed).items()
+    }
 
 
 def _claims(
     chosen: Chosen, pool: Pool, by_category: Mapping[str, list[Prompt]], prompts: Sequence[Prompt]
-) -> dict[str, Ratios]:
+) -> dict[str, LogRatios]:
     """Return what is claimed: name to log ratios whose mean is said to lie above 0."""
-    made: dict[str, Ratios] = {}
+    made: dict[str, LogRatios] = {}
     overall = chosen.overall
     if not overall.is_off:
         made[_OVERALL] = pool.ratios(overall, prompts)
@@ -127,7 +173,7 @@ def _claims(
     return made
 
 
-def _category_row(name: str, chosen: Chosen, made: Mapping[str, Claim], num_prompts: int) -> Row:
+def _category_row(name: str, chosen: Chosen, made: Mapping[str, Judged], num_prompts: int) -> Row:
     """Return what stands in a category: its own configuration, else the overall one, else off."""
     if name in chosen.by_category and (_own_beats(name) not in made or _stands(_own_beats(name), made)):
         own = _row((chosen.by_category[name], _own_in(name)), made, num_prompts)
@@ -136,13 +182,15 @@ def _category_row(name: str, chosen: Chosen, made: Mapping[str, Claim], num_prom
     return _row((chosen.overall, _overall_in(name)), made, num_prompts)
 
 
-def _row(claimed: tuple[SpecConfig, str], made: Mapping[str, Claim], num_prompts: int) -> Row:
+def _row(claimed: tuple[SpecConfig, str], made: Mapping[str, Judged], num_prompts: int) -> Row:
     config, name = claimed
-    return Row(config, made[name].estimate) if _stands(name, made) else Row(OFF, _exactly_one(num_prompts))
+    if not _stands(name, made):
+        return Row(OFF, _exactly_one(num_prompts))
+    return Row(config, made[name].claim.estimate, made[name].bootstrap)
 
 
-def _stands(name: str, made: Mapping[str, Claim]) -> bool:
-    return name in made and made[name].estimate.low > 1.0
+def _stands(name: str, made: Mapping[str, Judged]) -> bool:
+    return name in made and made[name].stands
 
 
 def _policy_speedup(
@@ -150,16 +198,20 @@ def _policy_speedup(
     chosen: Chosen,
     pool: Pool,
     by_category: Mapping[str, list[Prompt]],
-    made: Mapping[str, Claim],
-) -> Estimate:
-    """Return the speedup of the policy; where something fell back, of what is left, at the same level."""
+    made: Mapping[str, Judged],
+) -> tuple[Estimate, Estimate | None]:
+    """Return the speedup of the policy by t and by the bootstrap.
+
+    Where something fell back, of what is left, at the same level.
+    """
     num_prompts = sum(len(own) for own in by_category.values()) if chosen.configs else 0
     if all(config.is_off for config in used.values()):
-        return _exactly_one(num_prompts)
-    claim = made.get(_POLICY) or made[_OVERALL]
+        return _exactly_one(num_prompts), None
+    judged = made.get(_POLICY) or made[_OVERALL]
     if all(config == chosen.of_category(name) for name, config in used.items()):
-        return claim.estimate
-    return speedup(_policy_ratios(used, pool, by_category), claim.interval_confidence)
+        return judged.claim.estimate, judged.bootstrap
+    ratios, level = _policy_ratios(used, pool, by_category), judged.claim.interval_confidence
+    return speedup(ratios, level), bootstrap_interval(ratios, level)
 
 
 def _policy_ratios(

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autospec.comparison import Claim, Estimate
+from autospec.comparison import Estimate
 from autospec.policy import Policy
 from autospec.records import Measurement
-from autospec.tuning.confirm import Confirmation, CrossCheck
+from autospec.tuning.confirm import Confirmation, CrossCheck, Judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,11 @@ class TuningResult:
                 "categories": {name: row.config.to_json() for name, row in confirmation.categories.items()},
             },
             "overall_speedup": confirmation.overall.speedup.to_json(),
+            "bootstrap": {
+                "speedup": _ends(confirmation.bootstrap),
+                "categories": {name: _ends(row.bootstrap) for name, row in confirmation.categories.items()},
+                "overall_speedup": _ends(confirmation.overall.bootstrap),
+            },
             "claims": {name: _claim(one) for name, one in confirmation.claims.items()},
             "cross_checks": [_cross_check(one) for one in confirmation.cross_checks],
             "token_identity": self.identity.to_json(),
@@ -137,13 +142,23 @@ class TuningResult:
         }
 
 
-def _claim(claim: Claim) -> dict[str, Any]:
+def _ends(estimate: Estimate | None) -> dict[str, float | int | None] | None:
+    """Return the ends of an interval; None for speculation off, which needs no check."""
+    if estimate is None:
+        return None
+    values = estimate.to_json()
+    return {"low": values["low"], "high": values["high"]}
+
+
+def _claim(judged: Judged) -> dict[str, Any]:
+    claim = judged.claim
     return {
         **claim.estimate.to_json(),
+        "bootstrap": _ends(judged.bootstrap),
         "p_value": claim.p_value,
         "adjusted_p_value": claim.adjusted_p_value,
         "interval_confidence": claim.interval_confidence,
-        "stands": claim.estimate.low > 1.0,
+        "stands": judged.stands,
     }
 
 

@@ -26,6 +26,7 @@ from autospec.tuning.events import (
     PlanMade,
     StudyPlan,
     Tracker,
+    Warned,
     ignore,
 )
 from autospec.tuning.finalists import Chosen, Finalists, choose, measure_all, pick_finalists
@@ -250,7 +251,10 @@ class _Run:
         total = len(prompts) * len(chosen.configs) * repeats
         self._task.on_event(PhaseStarted("confirm", total, chosen.configs))
         pool, failed = measure_all(self._measurer, prompts, chosen, "confirm", repeats)
-        return confirm(chosen.without(failed), pool, prompts)
+        confirmation = confirm(chosen.without(failed), pool, prompts)
+        for dispute in confirmation.disputes():
+            self._task.on_event(Warned(dispute))
+        return confirmation
 
     def _plan_confirmation(self, chosen: Chosen, plan: StudyPlan) -> dict[str, Any]:
         prompts = self._task.workload.held_out

@@ -42,6 +42,7 @@ class FakeDecoder:
         }
     )
     calls: list[dict[str, Any]] = field(default_factory=list)
+    text: Any = None
 
     def check(self, config: SpecConfig) -> None:
         if not config.is_off and config.drafter not in self.drafters:

@@ -10,6 +10,7 @@ import pytest
 
 from autospec.cli import bench as command
 from autospec.cli import main
+from autospec.cli.faults import Faults
 from autospec.config import SamplingParams, SpecConfig
 from autospec.errors import MeasurementError
 from autospec.policy import ModelSource, Policy
@@ -127,6 +128,19 @@ def test_policies_for_different_models_are_refused(
     message = capsys.readouterr().err
     assert "all policies must be for one target, pocket/target (float32)" in message
     assert "a drafter's name must mean one model in all policies, but 'draft' is pocket/draft" in message
+
+
+def test_the_policies_tokenizer_is_loaded_and_must_be_one(policy: Policy) -> None:
+    named = replace(policy, tokenizer=ModelSource("pocket/draft"))
+    faults = Faults()
+    assert command._policies_model({"a": named}, faults).tokenizer == "pocket/draft"
+    assert command._policies_model({"a": policy}, faults).tokenizer is None
+    assert faults.found == []
+    command._policies_model({"a": named, "b.json": policy}, faults)
+    assert faults.found == [
+        "all policies must be for one tokenizer, pocket/draft, but b.json is for the target's own; name the models to "
+        "use with model=custom"
+    ]
 
 
 @pytest.mark.filterwarnings("ignore:.*(is not|measured on|made).*:autospec.errors.AutospecWarning")

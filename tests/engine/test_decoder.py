@@ -313,6 +313,40 @@ def test_options_that_cannot_work_are_refused(target: Any) -> None:
         SpeculativeDecoder(target).generate([[0, 1]], stop=[""])
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"config": "draft"}, "`config` must be a SpecConfig, a policy or None, but got 'draft'"),
+        ({"config": SpecConfig}, "`config` must be a SpecConfig, a policy or None, but got <class"),
+        ({"sampling": {"temperature": 1.0}}, r"`sampling` must be SamplingParams or None, but got {'temperature': 1"),
+        ({"sampling": {}}, "`sampling` must be SamplingParams or None, but got {}"),
+        ({"stop": [3]}, r"`stop` must be a string or a list of strings, but got \[3\]"),
+        ({"stop": 3}, r"`stop` must be a string or a list of strings, but got \[3\]"),
+        ({"max_new_tokens": 2.5}, "`max_new_tokens` must be an integer, but got 2.5"),
+        ({"max_new_tokens": True}, "`max_new_tokens` must be an integer, but got True"),
+    ],
+)
+def test_options_of_another_type_are_refused_with_rule_and_value(
+    target: Any, options: dict[str, Any], message: str
+) -> None:
+    decoder = SpeculativeDecoder(target)
+    with pytest.raises(ConfigError, match=message):
+        decoder.generate([[0, 1]], **options)
+    with pytest.raises(ConfigError, match=message):
+        decoder.stream([0, 1], **options)
+
+
+def test_all_options_that_cannot_work_are_listed_at_once(target: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        SpeculativeDecoder(target).generate([[0, 1]], config="x", sampling=1, stop=[""], max_new_tokens=0)  # type: ignore[arg-type]
+    assert len(caught.value.faults) == 4
+
+
+def test_prompts_must_be_a_sequence(target: Any) -> None:
+    with pytest.raises(ConfigError, match="`prompts` must be text or a list of prompts, but got 5"):
+        SpeculativeDecoder(target).generate(5)  # type: ignore[arg-type]
+
+
 def test_a_draft_model_must_share_the_vocabulary(
     tiny_model: Any, tiny_checkpoint: Path, tiny_tokenizer: Any, tmp_path: Path
 ) -> None:
@@ -345,6 +379,20 @@ def test_a_draft_model_may_pad_its_vocabulary(
         assert max(sampled.token_ids) < len(tiny_tokenizer)
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])  # transformers makes an empty tokenizer for a bare gpt2 folder
+def test_a_draft_folder_without_a_tokenizer_is_judged_by_the_number_of_tokens(
+    kind: str, tiny_model: Any, tiny_checkpoint: Path, tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    size = len(tiny_tokenizer)
+    tiny_model(kind, num_layers=1, vocab_size=size).save_pretrained(tmp_path / "same")
+    tiny_model(kind, num_layers=1, vocab_size=size + 1).save_pretrained(tmp_path / "other")
+    decoder = SpeculativeDecoder.from_pretrained(tiny_checkpoint, {"draft": tmp_path / "same"})
+    plain = decoder.generate("abcd", max_new_tokens=8)[0]
+    assert decoder.generate("abcd", config=SpecConfig("draft", 3), max_new_tokens=8)[0].token_ids == plain.token_ids
+    with pytest.raises(ModelError, match=f"has {size + 1} tokens and .* {size}"):
+        SpeculativeDecoder.from_pretrained(tiny_checkpoint, {"draft": tmp_path / "other"})
+
+
 def test_something_that_cannot_draft_is_refused(tiny_model: Any) -> None:
     with pytest.raises(ModelError, match=r"must be one of \['ngram'\], an id, .* but `odd` is 3"):
         SpeculativeDecoder.from_pretrained(tiny_model("llama"), {"odd": 3})  # type: ignore[dict-item]
@@ -368,6 +416,25 @@ def test_models_come_as_ids_paths_or_objects(tiny_checkpoint: Path, tiny_model: 
     for tokenizer in (tiny_tokenizer, str(tiny_checkpoint)):
         other = SpeculativeDecoder.from_pretrained(model, tokenizer=tokenizer)
         assert other.generate(["abcd"], max_new_tokens=5)[0].text == text
+
+
+def test_a_loaded_target_finds_its_tokenizer_in_the_folder_it_came_from(
+    tiny_checkpoint: Path, tiny_model: Any, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    text = SpeculativeDecoder.from_pretrained(tiny_checkpoint).generate("abcd", max_new_tokens=5)[0].text
+    assert SpeculativeDecoder.from_pretrained(model).generate("abcd", max_new_tokens=5)[0].text == text
+    # A folder without one, a folder that is gone and a hub id leave it with token ids alone.
+    tiny_model("gpt2", vocab_size=model.config.vocab_size).save_pretrained(tmp_path / "bare")
+    bare = AutoModelForCausalLM.from_pretrained(tmp_path / "bare")
+    for name in (str(tmp_path / "bare"), str(tmp_path / "gone"), "some/model"):
+        bare.config.name_or_path = name
+        decoder = SpeculativeDecoder.from_pretrained(bare)
+        assert len(decoder.generate([[1, 2]], max_new_tokens=3)[0].token_ids) == 3
+        with pytest.raises(ModelError, match="text needs a tokenizer"):
+            decoder.generate("abcd")
 
 
 # Ties

@@ -65,7 +65,7 @@ def decoder(tmp_path, monkeypatch):
         "draft": SimpleNamespace(source=str(draft), model=model(str(draft))),
         "hub": SimpleNamespace(source="some/model", model=model("some/model", commit="abc")),
     }
-    return SimpleNamespace(target=model(str(target)), drafters=drafters)
+    return SimpleNamespace(target=model(str(target)), drafters=drafters, text=None)
 
 
 def build(decoder, workload, by_category):
@@ -88,6 +88,22 @@ def test_models_are_stored_under_names_that_mean_the_same_anywhere(decoder, work
     assert policy.drafters["ngram"] == ModelSource("ngram")
     assert policy.drafters["hub"] == ModelSource("some/model", "abc")
     assert policy.dtype == "float32"
+
+
+def test_a_tokenizer_is_stored_where_it_is_not_the_targets(decoder, workload, tmp_path):
+    assert build(decoder, workload, {}).tokenizer is None
+    decoder.text = SimpleNamespace(source=decoder.target.name)
+    assert build(decoder, workload, {}).tokenizer is None
+    decoder.text.source = ""  # made in memory
+    assert build(decoder, workload, {}).tokenizer is None
+    decoder.text.source = "some/tokenizer"
+    assert build(decoder, workload, {}).tokenizer == ModelSource("some/tokenizer")
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "tokenizer.json").write_text("{}")
+    decoder.text.source = str(tmp_path / "words")
+    stored = build(decoder, workload, {}).tokenizer
+    assert stored.source == str((tmp_path / "words").resolve())
+    assert stored.digest is not None
 
 
 def test_the_workload_is_named_by_its_content(decoder, workload):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from autospec import pocket
 from autospec.comparison import Estimate
 from autospec.config import SpecConfig
 from autospec.errors import AutospecWarning, PolicyError
 from autospec.policy import ModelSource, Policy, Row, load_policy
 from autospec.policy.schema import checksum
+from autospec.policy.sources import tokenizer_digest
 from autospec.rules import STOP_RULES
 
 ASSETS = Path(__file__).parents[1] / "assets" / "policies"
@@ -189,8 +192,8 @@ def test_unknown_fields_are_refused_with_the_nearest_name(policy, write):
 
 
 def test_a_newer_schema_version_is_named_before_anything_else(policy, write):
-    document = {**policy.to_json(), "schema_version": 2, "colour": "blue"}
-    with pytest.raises(PolicyError, match="schema version 2 needs a newer autospec; this one reads up to 1"):
+    document = {**policy.to_json(), "schema_version": 3, "colour": "blue"}
+    with pytest.raises(PolicyError, match="schema version 3 needs a newer autospec; this one reads up to 2"):
         load_policy(write(document))
 
 
@@ -224,25 +227,46 @@ def test_a_missing_file_and_binary_content_are_policy_errors(tmp_path):
         load_policy(tmp_path / "binary.json")
 
 
-def test_schema_version_0_still_loads():
-    with pytest.warns(AutospecWarning, match="`device_name` 'Example CPU'"):
-        policy = load_policy(ASSETS / "version_0.json")
+@pytest.mark.parametrize("version", [0, 1])
+def test_every_older_schema_version_still_loads(version):
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        policy = load_policy(ASSETS / f"version_{version}.json")
+    messages = [str(one.message) for one in given]
+    assert len(messages) == (2 if version == 0 else 1)
+    assert "`device_name` 'Example CPU'" in messages[-1]
     assert policy.choose(category="edit") == SpecConfig(drafter="ngram", draft_length=8, ngram_max=4)
     assert policy.choose(category="docs") == SpecConfig(
         drafter="draft", draft_length=4, stop_rule="confidence", stop_threshold=0.3
     )
     overall = policy.rows[0].evidence
     assert overall is not None
-    assert overall.decode_speedup is None
+    assert overall.decode_speedup == (None if version == 0 else Estimate(1.7, 1.55, 1.86, 72))
+    assert policy.tokenizer is None
     assert overall.speedup == Estimate(1.62, 1.51, 1.74, 72)
     assert policy.target == ModelSource("pocket/target", None, None)
 
 
 def test_an_older_policy_is_saved_in_the_schema_version_of_today(tmp_path):
     with pytest.warns(AutospecWarning):
-        policy = load_policy(ASSETS / "version_0.json")
+        policy = load_policy(ASSETS / "version_1.json")
     policy.save(tmp_path / "policy.json")
-    assert json.loads((tmp_path / "policy.json").read_text())["schema_version"] == 1
+    assert json.loads((tmp_path / "policy.json").read_text())["schema_version"] == 2
+
+
+def test_a_policy_that_pretends_to_be_older_than_checksums_cannot_be_verified_and_says_so(policy, write):
+    document = {**policy.to_json(), "schema_version": 0}
+    document["rows"][0]["config"]["draft_length"] = 64
+    del document["sha256"]
+    with pytest.warns(AutospecWarning, match="schema version 0 has no checksum, so that it cannot be verified"):
+        assert load_policy(write(document)).choose().draft_length == 64
+
+
+def test_a_policy_of_version_1_is_held_to_its_checksum(write):
+    document = json.loads((ASSETS / "version_1.json").read_text())
+    document["rows"][0]["config"]["draft_length"] = 64
+    with pytest.raises(PolicyError, match="sha256 does not fit"):
+        load_policy(write(document))
 
 
 def test_faults_of_an_older_policy_are_listed_too(write):
@@ -331,10 +355,15 @@ def test_a_decoder_gets_the_target_and_the_drafters_in_use(with_rows):
     assert arguments == {
         "target": str(target_path()),
         "drafters": {"draft": str(draft_path())},
+        "tokenizer": None,
         "device": "cpu",
         "dtype": "float32",
         "revision": None,
+        "trust_remote_code": False,
     }
+    named = dataclasses.replace(policy, tokenizer=ModelSource("pocket/target"))
+    arguments = named.decoder(device="cpu", trust_remote_code=True).arguments
+    assert (arguments["tokenizer"], arguments["trust_remote_code"]) == (str(target_path()), True)
 
 
 @pytest.mark.usefixtures("fake_engine")
@@ -362,3 +391,105 @@ def test_a_loaded_policy_generates_what_plain_decoding_does(policy, tmp_path):
     (tuned,) = decoder.generate(prompt, config=loaded, max_new_tokens=12, category="complete")
     assert tuned.token_ids == plain.token_ids
     assert tuned.stats.num_drafted > 0
+
+
+def test_a_policy_remembers_a_tokenizer_that_is_not_the_targets(policy, tmp_path):
+    import torch
+
+    from autospec.engine.decoder import SpeculativeDecoder
+    from autospec.policy import Choice, build_policy
+    from autospec.records import Prompt, Workload
+
+    bare = tmp_path / "bare"
+    shutil.copytree(pocket.draft_path(), bare, ignore=shutil.ignore_patterns("*token*"))
+    decoder = SpeculativeDecoder.from_pretrained(bare, {"ngram": "ngram"}, tokenizer=str(pocket.target_path()))
+    workload = Workload("w", (Prompt("a", "x", "text"),), (Prompt("b", "x", "other"),))
+    choice = Choice(SpecConfig(drafter="ngram", draft_length=2))
+    device = {**policy.device, "num_threads": torch.get_num_threads()}
+    built = build_policy(decoder, workload, device, choice, {}, policy.reproduce)
+    assert built.tokenizer == ModelSource("pocket/target", None, tokenizer_digest(str(pocket.target_path())))
+    built.save(tmp_path / "policy.json")
+    loaded = load_policy(tmp_path / "policy.json", strict=True)
+    assert loaded == built
+    (plain,) = decoder.generate("def f", max_new_tokens=4)
+    (again,) = loaded.decoder(device="cpu").generate("def f", config=loaded, max_new_tokens=4)
+    assert again.text == plain.text
+
+
+def test_another_tokenizer_at_the_same_place_warns(policy, tmp_path):
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    (folder / "tokenizer.json").write_text("{}")
+    source = ModelSource(str(folder), None, tokenizer_digest(str(folder)))
+    path = tmp_path / "policy.json"
+    dataclasses.replace(policy, tokenizer=source).save(path)
+    assert load_policy(path, strict=True).tokenizer == source
+    (folder / "tokenizer.json").write_text("[]")
+    with pytest.warns(AutospecWarning, match=r"the tokenizer .* holds other files"):
+        load_policy(path)
+    (folder / "tokenizer.json").unlink()
+    folder.rmdir()
+    with pytest.raises(PolicyError, match=r"the tokenizer .* is not there"):
+        load_policy(path, strict=True)
+
+
+@dataclasses.dataclass
+class PathDrafter:
+    """Drafts as an n-gram drafter does, but says that it came from a path."""
+
+    path: str
+    inner: object
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    @property
+    def source(self):
+        return f"head:{self.path}"
+
+
+@pytest.fixture
+def head_kind(monkeypatch):
+    """A kind of drafter that needs a path, registered everywhere a kind is."""
+    from autospec.engine import loading
+    from autospec.engine.drafters import NgramDrafter
+    from autospec.rules import DRAFTER_KINDS, DrafterFacts
+
+    monkeypatch.setitem(DRAFTER_KINDS, "head", DrafterFacts(True, "for this test"))
+    monkeypatch.setitem(loading.MAKERS, "head", lambda path, context: PathDrafter(path, NgramDrafter()))
+
+
+@pytest.mark.usefixtures("head_kind")
+def test_a_drafter_of_a_kind_with_a_path_goes_into_a_policy_and_comes_out(policy, tmp_path, monkeypatch):
+    import torch
+
+    from autospec.engine.decoder import SpeculativeDecoder
+    from autospec.policy import Choice, build_policy
+    from autospec.policy.sources import model_digest
+    from autospec.records import Prompt, Workload
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "heads").mkdir()
+    (tmp_path / "heads" / "config.json").write_text("{}")
+    decoder = SpeculativeDecoder.from_pretrained(str(pocket.draft_path()), {"head": "head:heads"})
+    workload = Workload("w", (Prompt("a", "x", "text"),), (Prompt("b", "x", "other"),))
+    device = {**policy.device, "num_threads": torch.get_num_threads()}
+    choice = Choice(SpecConfig(drafter="head", draft_length=2))
+    built = build_policy(decoder, workload, device, choice, {}, policy.reproduce)
+    stored = ModelSource(f"head:{tmp_path.resolve() / 'heads'}", None, model_digest("heads"))
+    assert built.drafters == {"head": stored}
+    built.save("policy.json")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    loaded = load_policy(tmp_path / "policy.json", strict=True)
+    assert loaded == built
+    again = loaded.decoder(device="cpu")
+    assert again.drafters["head"].path == str(tmp_path.resolve() / "heads")
+    assert again.generate("import os\nimport os\nimport", config=loaded, max_new_tokens=4)[0].stats.num_steps > 0
+    (tmp_path / "heads" / "config.json").write_text("[]")
+    with pytest.warns(AutospecWarning, match=r"the drafter head `head:.*` holds other files"):
+        load_policy(tmp_path / "policy.json")
+    (tmp_path / "heads" / "config.json").unlink()
+    (tmp_path / "heads").rmdir()
+    with pytest.raises(PolicyError, match=rf"the drafter head .* is not there \({tmp_path.resolve() / 'heads'}\)"):
+        load_policy(tmp_path / "policy.json", strict=True)

@@ -4,7 +4,8 @@ import pytest
 
 from autospec import pocket
 from autospec.errors import ConfigError
-from autospec.policy.sources import model_digest, portable_source, resolve_source
+from autospec.policy.sources import model_digest, portable_source, resolve_source, tokenizer_digest
+from autospec.rules import DRAFTER_KINDS, DrafterFacts, split_source
 
 
 def test_the_embedded_models_resolve_to_their_folders():
@@ -66,3 +67,52 @@ def test_a_digest_sees_beginning_middle_and_end_of_large_files(tmp_path):
 def test_only_local_folders_have_a_digest():
     assert model_digest("Qwen/Qwen3-8B") is None
     assert model_digest("ngram") is None
+
+
+@pytest.fixture
+def head_kind(monkeypatch):
+    """A kind of drafter that needs a path."""
+    monkeypatch.setitem(DRAFTER_KINDS, "head", DrafterFacts(True, "for this test"))
+
+
+@pytest.mark.usefixtures("head_kind")
+@pytest.mark.parametrize(
+    ("source", "parts"),
+    [
+        ("ngram", ("ngram", "")),
+        ("head:mine", ("head", "mine")),
+        ("head:C:/models", ("head", "C:/models")),
+        ("head", ("", "head")),  # needs a path, so this is the name of a model
+        ("some/model", ("", "some/model")),
+        ("other:path", ("", "other:path")),
+    ],
+)
+def test_a_source_is_a_kind_a_kind_with_a_path_or_a_model(source, parts):
+    assert split_source(source) == parts
+
+
+@pytest.mark.usefixtures("head_kind")
+def test_the_path_behind_a_kind_is_resolved_made_portable_and_digested(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    assert resolve_source("head:pocket/draft") == f"head:{pocket.draft_path()}"
+    assert resolve_source("head:mine") == "head:mine"
+    assert portable_source("head:mine") == f"head:{tmp_path.resolve() / 'mine'}"
+    assert portable_source(f"head:{pocket.draft_path()}") == "head:pocket/draft"
+    assert portable_source("head:some/model") == "head:some/model"
+    assert model_digest("head:mine") == model_digest("mine") is not None
+    assert model_digest("head:gone") is None
+    with pytest.raises(ConfigError, match="but got 'pocket/drafter'"):
+        resolve_source("head:pocket/drafter")
+
+
+def test_a_digest_of_a_tokenizer_sees_its_files_and_no_others(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "vocab.txt").write_text("a")
+    before = tokenizer_digest(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"1")
+    assert tokenizer_digest(str(tmp_path)) == before
+    (tmp_path / "vocab.txt").write_text("b")
+    assert tokenizer_digest(str(tmp_path)) != before
+    assert tokenizer_digest("some/model") is None

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import lzma
 from email.message import Message
 from pathlib import Path
 
@@ -139,7 +141,9 @@ def test_the_manifest_names_files_and_packages(tmp_path: Path) -> None:
         SourceFile("python", "ast.py", "ef" * 32, 7, False),
     ]
     corpus.write_manifest(files, tmp_path / "manifest.json.xz")
-    assert corpus.read_manifest(tmp_path / "manifest.json.xz") == files
+    columns = json.loads(lzma.decompress((tmp_path / "manifest.json.xz").read_bytes()))["files"]
+    assert [SourceFile(*values) for values in zip(*columns.values(), strict=True)] == files
+    assert list(columns) == ["package", "path", "sha256", "num_bytes", "held_out"]
     packages = corpus.read_packages(tmp_path / "manifest.json.xz")
     assert [(row["package"], row["num_files"], row["num_bytes"]) for row in packages] == [
         ("packaging", 2, 150),

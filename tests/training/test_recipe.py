@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from autospec import pocket
 from autospec.errors import ConfigError, TrainingError
-from autospec.training import corpus, stages, trainer
+from autospec.training import corpus, publish, stages, tokens, trainer
 from autospec.training.recipe import run_recipe
 from autospec.training.settings import CorpusSettings, DraftSettings, ModelShape, PocketRecipe, TargetSettings
 from autospec.training.stages import Workspace
@@ -107,6 +108,65 @@ def test_a_trunk_that_was_stopped_goes_on_and_a_newer_trunk_gets_a_newer_decay(t
     assert stages.train_trunk(space)
     assert stages.train_decay(space)
     assert trainer.load_checkpoint(tmp_path / "out" / "target-decay.pt")["branched_at"] == 24576
+
+
+def test_a_trunk_goes_on_from_an_exported_target_with_its_tokenizer(tmp_path: Path, monkeypatch) -> None:
+    recipe = replace(tiny_recipe(tmp_path / "pocket"), stages=("corpus", "tokenizer", "trunk", "decay"))
+    run_recipe(recipe, tmp_path / "first")
+    exported = tmp_path / "first" / "target"
+    target = replace(recipe.target, trunk_tokens=32768, resume_from=str(exported))
+    recipe = replace(recipe, target=target, stages=("corpus", "tokenizer"), seed=1)
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("a tokenizer was trained")
+
+    monkeypatch.setattr(tokens, "train_tokenizer", refuse)
+    run_recipe(recipe, tmp_path / "second")
+    ours, theirs = (
+        Tokenizer.from_file(str(tmp_path / name / "tokenizer" / "tokenizer.json")) for name in ("second", "first")
+    )
+    assert ours.get_vocab() == theirs.get_vocab()
+    text = "def compute_total_7(total, values):"
+    assert ours.encode(text).ids == theirs.encode(text).ids
+
+    space = Workspace(recipe, tmp_path / "second", torch.device("cpu"), lambda line: None)
+    asked_to_stop = threading.Event()
+    asked_to_stop.set()
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "stop_on_signals", lambda: nullcontext(asked_to_stop))
+        with pytest.raises(KeyboardInterrupt):
+            stages.train_trunk(space)
+    begun = trainer.load_checkpoint(tmp_path / "second" / "target-trunk.pt")
+    assert begun["tokens_seen"] == 16384 + 8192
+    assert [list(pair) for pair in begun["curve"]] == json.loads((exported / "training.json").read_text())["curve"]
+    weights = AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32).state_dict()
+    assert all(torch.equal(begun["model"][name], weight) for name, weight in weights.items())
+    assert all(optimizer["state"] == {} for optimizer in begun["optimizers"])
+
+    assert stages.train_trunk(space)  # from its own checkpoint now, one step of 8,192 tokens
+    trained = trainer.load_checkpoint(tmp_path / "second" / "target-trunk.pt")
+    assert trained["tokens_seen"] == 32768
+    assert not all(torch.equal(trained["model"][name], weight) for name, weight in weights.items())
+    assert not stages.train_trunk(space)
+
+
+@pytest.mark.parametrize(
+    ("checkout", "writable", "expected"),
+    [(True, True, "family"), (True, False, "out/export"), (False, True, "out/export")],
+)
+def test_the_family_goes_to_its_place_in_a_checkout_and_else_beside_the_results(
+    tmp_path: Path, monkeypatch, checkout: bool, writable: bool, expected: str
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(pocket, "target_path", lambda: tmp_path / "family" / "target")
+    monkeypatch.setattr(publish, "is_checkout", lambda: checkout)
+    monkeypatch.setattr(publish.os, "access", lambda path, mode: writable)
+    recipe = replace(tiny_recipe(tmp_path), export_dir=None)
+    space = Workspace(recipe, tmp_path / "out", torch.device("cpu"), lambda line: None)
+    assert publish.export_home(space) == tmp_path / expected
+    named = replace(space, recipe=replace(recipe, export_dir=str(tmp_path / "mine")))
+    assert publish.export_home(named) == tmp_path / "mine"
 
 
 def test_a_device_that_is_not_there_is_refused_before_anything_is_made(tmp_path: Path, monkeypatch) -> None:

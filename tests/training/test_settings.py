@@ -66,6 +66,23 @@ def test_wrong_names_and_types_are_named(
     assert message in str(caught.value)
 
 
+def test_a_target_is_resumed_from_an_export_only(values: dict[str, Any], tmp_path: Path) -> None:
+    assert PocketRecipe.from_mapping(values).target.resume_from is None
+    values["target"]["resume_from"] = str(tmp_path)
+    with pytest.raises(ConfigError, match=r"`target\.resume_from` must be the folder of an exported target, but .*no"):
+        PocketRecipe.from_mapping(values)
+    (tmp_path / "training.json").write_text("{}")
+    assert PocketRecipe.from_mapping(values).target.resume_from == str(tmp_path)
+    values["target"]["resume_from"] = 3
+    with pytest.raises(ConfigError, match=r"`recipe\.target\.resume_from` must be a string or null, but got 3"):
+        PocketRecipe.from_mapping(values)
+
+
+def test_where_the_family_goes_is_left_open(values: dict[str, Any]) -> None:
+    assert PocketRecipe.from_mapping(values).export_dir is None
+    assert PocketRecipe.from_mapping({**values, "export_dir": "mine"}).export_dir == "mine"
+
+
 def test_a_missing_value_is_named(values: dict[str, Any]) -> None:
     del values["draft"]["tokens"]
     with pytest.raises(ConfigError, match=r"`recipe\.draft` needs `tokens`"):

@@ -116,7 +116,7 @@ def make_task(output_dir: Path, runner: FakeRunner | None = None, **changes: Any
         }
     )
     return Task(
-        decoder=SimpleNamespace(target=target, drafters=drafters),  # type: ignore[arg-type]
+        decoder=SimpleNamespace(target=target, drafters=drafters, text=None),  # type: ignore[arg-type]
         runner=runner,
         workload=own.get("workload", make_workload()),
         space=own.get("space") or SearchSpace.load("chain"),

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from autospec.comparison import Estimate
+from autospec.comparison import Estimate, bootstrap_interval
 from autospec.config import SpecConfig
 from autospec.records import Prompt
-from autospec.tuning.confirm import confirm
+from autospec.tuning.confirm import Judged, confirm
 from autospec.tuning.finalists import Chosen
 from autospec.tuning.pool import OFF, Pool
 
@@ -118,3 +118,63 @@ def test_without_anything_chosen_nothing_is_claimed(prompts: tuple[Prompt, ...])
     assert result.speedup == Estimate(1.0, 1.0, 1.0, 0)
     assert result.claims == {}
     assert result.cross_checks == ()
+
+
+def test_the_bootstrap_stands_beside_every_interval_at_its_level(prompts: tuple[Prompt, ...]):
+    pool = pool_of(prompts, {DRAFT: {"code": 0.3, "prose": 0.5}, NGRAM: {"code": 0.8, "prose": -0.3}}, 0.05)
+    result = confirm(Chosen(DRAFT, {"code": NGRAM}), pool, prompts)
+    code = [prompt for prompt in prompts if prompt.category == "code"]
+    level = result.claims["own configuration of code"].claim.interval_confidence
+    assert result.categories["code"].bootstrap == bootstrap_interval(pool.ratios(NGRAM, code), level)
+    assert result.overall.bootstrap == result.claims["overall configuration"].bootstrap
+    assert result.bootstrap == result.claims["policy"].bootstrap
+    assert result.bootstrap.value == pytest.approx(result.speedup.value)
+    assert result.bootstrap.low == pytest.approx(result.speedup.low, rel=0.05)
+    assert result.disputes() == []
+
+
+def test_where_something_fell_back_the_bootstrap_is_of_what_is_left(prompts: tuple[Prompt, ...]):
+    pool = pool_of(prompts, {DRAFT: {"code": 0.9, "prose": 0.0}}, 0.05)
+    result = confirm(Chosen(DRAFT), pool, prompts)
+    assert result.categories["prose"].bootstrap is None
+    assert result.bootstrap.value == pytest.approx(1.5683, abs=1e-4)
+
+
+def test_off_needs_no_bootstrap(prompts: tuple[Prompt, ...]):
+    result = confirm(Chosen(), Pool(), prompts)
+    assert result.bootstrap is None
+    assert result.overall.bootstrap is None
+
+
+@pytest.mark.parametrize(
+    ("values", "by_t", "by_bootstrap"),
+    [
+        # Two prompts far above six: the spread is all upwards, which t does not know.
+        ((0.02, 0.2, 0.03, 0.4, 0.01, 0.05, 0.02, 0.6), "cannot be told apart", "faster"),
+        # One prompt far below seven: there may be more of its kind, which t does not know either.
+        ((0.3, 0.3, 0.28, 0.32, 0.3, 0.29, 0.31, -0.3), "faster", "cannot be told apart"),
+    ],
+)
+def test_a_disagreement_about_one_is_said_and_t_decides(
+    fakes: SimpleNamespace, values: tuple[float, ...], by_t: str, by_bootstrap: str
+):
+    prompts = fakes.make_workload(("one",), len(values)).held_out
+    pool = Pool()
+    for prompt, value in zip(prompts, values, strict=True):
+        pool._ratios[DRAFT][prompt.prompt_id].append(value)
+    result = confirm(Chosen(DRAFT), pool, prompts)
+    assert result.overall.config == (DRAFT if by_t == "faster" else OFF)
+    (sentence,) = result.disputes()
+    assert sentence.startswith(f"overall configuration: {by_t} by Student's t (")
+    assert f"but {by_bootstrap} by the bootstrap (" in sentence
+
+
+def test_a_bootstrap_that_knows_nothing_disputes_nothing(fakes: SimpleNamespace):
+    prompts = fakes.make_workload(("one",), 3).held_out
+    result = confirm(Chosen(DRAFT), pool_of(prompts, {DRAFT: {"one": 0.5}}), prompts)
+    judged = result.claims["overall configuration"]
+    assert isinstance(judged, Judged)
+    assert judged.stands
+    assert (judged.bootstrap.low, judged.bootstrap.high) == (0.0, float("inf"))
+    assert result.disputes() == []
+    assert result.overall.config == DRAFT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,7 +15,10 @@ from autospec.engine.decoder import SpeculativeDecoder
 from autospec.policy import load_policy
 from autospec.records import Prompt, Workload
 from autospec.tuning import SearchSpace, StudySettings, tune
+from autospec.tuning.confirm import Confirmation
+from autospec.tuning.events import Event, Warned
 from autospec.tuning.log import read_measurements
+from autospec.tuning.run import run_task
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +54,9 @@ def test_tune_writes_a_policy_that_loads(decoder: SpeculativeDecoder, tmp_path: 
     written = json.loads((tmp_path / "run" / "result.json").read_text())
     assert set(written["speedup"]) == {"value", "low", "high", "num_prompts"}
     assert set(written["categories"]) == {"odd", "even"}
+    assert set(written["bootstrap"]) == {"speedup", "categories", "overall_speedup"}
+    assert set(written["bootstrap"]["categories"]) == {"odd", "even"}
+    assert all(set(claim["bootstrap"]) == {"low", "high"} for claim in written["claims"].values())
     assert written["cost_model_error"] is None
     assert written["num_replayed_trials"] == 0
     assert written["token_identity"]["num_different"] == 0
@@ -83,3 +90,20 @@ def test_a_mismatch_fails_the_trial_with_its_evidence(
     reasons = [line["failure"]["reason"] for line in lines if "failure" in line]
     assert reasons
     assert all(reason.startswith("MismatchError") and "differs at token 0" in reason for reason in reasons)
+
+
+def test_what_t_and_bootstrap_disagree_about_is_warned_of(
+    fakes: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    events: list[Event] = []
+    monkeypatch.setattr(Confirmation, "disputes", lambda self: [f"{len(self.claims)} claims are disputed"])
+    result = run_task(fakes.make_task(tmp_path, on_event=events.append))
+    num_claims = len(result.confirmation.claims)
+    assert num_claims > 0
+    assert [one.message for one in events if isinstance(one, Warned)][-1] == f"{num_claims} claims are disputed"
+    written = json.loads((tmp_path / "result.json").read_text())
+    check, speedup = written["bootstrap"]["speedup"], written["speedup"]
+    assert check["low"] < speedup["value"] < check["high"]
+    assert written["bootstrap"]["categories"]["code"]["low"] == pytest.approx(
+        written["categories"]["code"]["low"], rel=0.1
+    )

@@ -15,7 +15,7 @@ from autospec.errors import ConfigError, WorkloadError
 from autospec.records import Prompt, Workload
 from autospec.workloads import WorkloadSource, load_workload
 
-SAMPLE = Path(__file__).parent / "assets" / "workloads" / "spec_bench_sample.jsonl"
+SAMPLE = Path(__file__).parents[1] / "assets" / "workloads" / "spec_bench_sample.jsonl"
 SPEC_BENCH = os.environ.get("AUTOSPEC_SPEC_BENCH", "")
 
 Write = Callable[..., Path]

@@ -26,7 +26,10 @@ from autospec.engine.text import TextCodec
 from autospec.engine.tree import TokenTree
 from autospec.records import Generation
 
-ARCHITECTURES = ("llama", "qwen3", "gpt2", "gpt_neox")
+ARCHITECTURES = (
+    *("llama", "qwen3", "gpt2", "gpt_neox", "opt", "falcon", "qwen3_moe"),
+    *("mistral", "phi3", "gemma3_text", "gpt_oss"),  # with windows shorter than the prompts
+)
 NOISE = 0.04  # makes a copy of the target that agrees with it on about half of its tokens
 PROMPTS = [[1, 2, 3, 4, 5, 6, 1, 2, 3], [10, 11, 12, 13, 10, 11, 12, 13, 14, 10, 11]]
 GREEDY, SAMPLED = SamplingParams(), SamplingParams(temperature=0.5, top_p=0.95, seed=11)

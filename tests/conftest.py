@@ -21,13 +21,57 @@ torch.set_num_threads(1)  # the models are tiny: a second thread costs more than
 
 # Random weights wide enough that logits are spread and next tokens depend on their context.
 SPREAD = 0.3
+WINDOW = 6  # of every model that slides its attention: shorter than all prompts
 HIDDEN = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "max_position_embeddings": 256}
+# Tied, or scaled as Gemma scales them, embeddings of random weights do little but repeat the last token.
+GEMMA = {
+    **HIDDEN,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "query_pre_attn_scalar": 8,
+    "sliding_window": WINDOW,
+    "tie_word_embeddings": False,
+}
 SIZES: dict[str, dict[str, Any]] = {
     "llama": {**HIDDEN, "num_key_value_heads": 2},
     "qwen3": {**HIDDEN, "num_key_value_heads": 2, "head_dim": 8},
     "gpt2": {"n_embd": 32, "n_head": 4, "n_positions": 256},
     "gpt_neox": HIDDEN,
-    "mistral": {**HIDDEN, "num_key_value_heads": 2},
+    "mistral": {**HIDDEN, "num_key_value_heads": 2, "sliding_window": WINDOW},
+    "phi3": {**HIDDEN, "num_key_value_heads": 2, "sliding_window": WINDOW},
+    "opt": {
+        "hidden_size": 32,
+        "word_embed_proj_dim": 32,
+        "ffn_dim": 64,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 256,
+    },
+    "falcon": {"hidden_size": 32, "num_attention_heads": 4, "max_position_embeddings": 256, "alibi": False},
+    "qwen3_moe": {
+        **HIDDEN,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+    },
+    "gemma2": GEMMA,
+    "gemma3_text": {**GEMMA, "layer_types": ["sliding_attention", "full_attention"]},
+    "gpt_oss": {
+        **HIDDEN,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "sliding_window": WINDOW,
+    },
+    "qwen2": {
+        **HIDDEN,
+        "num_key_value_heads": 2,
+        "use_sliding_window": True,
+        "max_window_layers": 1,
+        "sliding_window": WINDOW,
+    },
 }
 
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from autospec.errors import MeasurementError
+
 
 @dataclass(frozen=True, slots=True)
 class CostCurve:
@@ -13,11 +18,19 @@ class CostCurve:
         target: Of a target forward of one token.
         target_per_token: Of each further token in it.
         draft: Of drafting one token.
+        target_points: Measured (tokens, seconds) of target forwards by number of tokens, beginning with one token,
+            where a line through `target` says too little; empty is the line.
     """
 
     target: float
     target_per_token: float
     draft: float
+    target_points: tuple[tuple[int, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        tokens = [place for place, _ in self.target_points]
+        assert tokens == sorted(set(tokens)), tokens
+        assert not tokens or tokens[0] == 1, tokens
 
     @property
     def marginal(self) -> float:
@@ -26,7 +39,23 @@ class CostCurve:
 
     def step(self, num_drafted: int) -> float:
         """Return the seconds of a step with a chain of so many draft tokens."""
-        return self.target + num_drafted * self.marginal
+        return float(self.verify(num_drafted)) + num_drafted * self.draft
+
+    def verify(self, num_drafted: ArrayLike) -> NDArray[np.float64]:
+        """Return the seconds of a target forward of the last token and so many draft tokens, of any shape.
+
+        Raises:
+            MeasurementError: More tokens than were measured: beyond the points nothing is known.
+        """
+        tokens = 1 + np.asarray(num_drafted, dtype=np.float64)
+        if not self.target_points:
+            return self.target + (tokens - 1) * self.target_per_token
+        places, seconds = zip(*self.target_points, strict=True)
+        if tokens.max(initial=1) > places[-1]:
+            raise MeasurementError(
+                f"target forwards were measured up to {places[-1]} tokens, but {int(tokens.max())} were asked for"
+            )
+        return np.asarray(np.interp(tokens, places, seconds))
 
 
 # Until a device is profiled: what small drafters cost beside their targets in the literature.

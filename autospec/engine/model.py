@@ -15,6 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from autospec.engine.cache import KVCache
 from autospec.engine.location import locate
+from autospec.engine.masks import NewTokens, attention_mask, layer_windows
+from autospec.engine.probing import check_usable, first_line
 from autospec.errors import ModelError
 
 # Other modules take the type from here, so that transformers has one room.
@@ -30,7 +32,7 @@ class CausalLM:
         revision: Revision it was loaded at, if one was asked for.
 
     Raises:
-        ModelError: It has no KV cache, is an encoder-decoder, or its attention is not supported yet.
+        ModelError: It cannot be used as a target or drafter; see `autospec.engine.probing.check_usable`.
     """
 
     def __init__(self, model: PreTrainedModel, name: str, revision: str | None = None) -> None:
@@ -38,11 +40,12 @@ class CausalLM:
         config = model.config.get_text_config()
         self.vocab_size = int(config.vocab_size)
         self.context_length = _context_length(config)
-        self._window = _window(config)
+        self._steady_length = _steady_length(config)
+        self._windows = layer_windows(config, name)
         self.eos_token_ids = _eos_token_ids(model)
         self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
         self._cache_name = cache_argument(model)
-        self._check_usable()
+        check_usable(self)
 
     @property
     def device(self) -> torch.device:
@@ -119,48 +122,23 @@ class CausalLM:
         depths: Sequence[int] | None,
         options: dict[str, Any],
     ) -> Any:
-        num_new, device = input_ids.shape[1], self.device
-        starts = torch.tensor(cache.lengths)[:, None]
-        offsets = torch.arange(num_new) if depths is None else torch.tensor(depths)
-        mask = attention_mask(cache.lengths, num_new, tree_mask, self.dtype)
+        device = self.device
+        new = NewTokens(cache.lengths, input_ids.shape[1], tree_mask, depths)
         output = self.model(
             input_ids=input_ids.to(device),
-            attention_mask=None if mask is None else mask.to(device),
-            position_ids=(starts + offsets).to(device),
+            attention_mask=attention_mask(new, self._windows, self.dtype, device),
+            position_ids=new.positions.to(device),
             use_cache=True,
             **{self._cache_name: cache},
             **options,
         )
-        cache.advance(num_new)
+        cache.advance(new.num_new)
         return output
-
-    def _check_usable(self) -> None:
-        config, kind = self.model.config, type(self.model).__name__
-        if config.is_encoder_decoder:
-            raise ModelError(f"a target or drafter must be decoder-only, but `{self.name}` is a {kind}")
-        ids, whole_cache, cache = torch.arange(4)[None] % self.vocab_size, KVCache(capacity=4), KVCache(capacity=4)
-        try:
-            whole = self.forward(ids, whole_cache).float()
-            if len(whole_cache.keys) != config.get_text_config().num_hidden_layers:
-                raise ModelError(f"every layer must use the KV cache, but `{self.name}` ({kind}) leaves it unused")
-            halves = torch.cat([self.forward(ids[:, :2], cache), self.forward(ids[:, 2:], cache)], dim=1).float()
-        except ModelError:
-            raise
-        except (TypeError, AttributeError, ValueError, RuntimeError) as error:
-            raise ModelError(
-                f"`{self.name}` ({kind}) does not run with a KV cache of keys and values: {_first_line(error)}"
-            ) from error
-        # Rounding moves logits by far less than this; a model that looks ahead, or elsewhere, by more.
-        limit = 1e-3 if self.dtype == torch.float32 else 0.1
-        if (halves - whole).abs().mean() > limit * whole.std():
-            raise ModelError(
-                f"logits must be the same with and without a KV cache, but those of `{self.name}` ({kind}) differ"
-            )
 
     @property
     def usable_length(self) -> int:
-        """Most tokens it may see: its context, or its sliding window (masks for those are not supported yet)."""
-        return min(self.context_length, self._window or self.context_length)
+        """Most tokens it may see: its context, or as many as it turns by the same angles."""
+        return min(self.context_length, self._steady_length or self.context_length)
 
     def check_length(self, num_tokens: int) -> None:
         """Refuse lengths that the model was not made for.
@@ -168,49 +146,21 @@ class CausalLM:
         Raises:
             ModelError: More than `usable_length`.
         """
-        if self._window is not None and num_tokens > self._window:
-            raise ModelError(
-                f"`{self.name}` slides its attention over {self._window} tokens, but {num_tokens} were asked for"
-            )
         if num_tokens > self.context_length:
             raise ModelError(
                 f"prompt and new tokens must fit the context of `{self.name}`, {self.context_length} tokens, "
                 f"but {num_tokens} were asked for"
+            )
+        if num_tokens > self.usable_length:
+            raise ModelError(
+                f"cached keys must stay valid, but `{self.name}` turns all keys anew in texts of more than "
+                f"{self.usable_length} tokens, and {num_tokens} were asked for"
             )
 
 
 def cache_argument(model: PreTrainedModel) -> str:
     """Return under which name a forward takes its KV cache: transformers 5.24 renamed `past_key_values`."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-
-
-def attention_mask(
-    lengths: Sequence[int], num_new: int, tree_mask: Tensor | None, dtype: torch.dtype
-) -> Tensor | None:
-    """Build the additive mask of `num_new` tokens behind rows of the given lengths.
-
-    Args:
-        lengths: Cached tokens of every row.
-        num_new: Tokens of this forward.
-        tree_mask: [num_new, m] bool: which of the last m tokens, the new ones last, each new one sees besides all
-            that came before those; None is causal.
-        dtype: Of the mask.
-
-    Returns:
-        [batch, 1, num_new, max(lengths) + num_new] with 0 where a token may look; None where the model's own causal
-        mask says the same (one token, or an empty cache).
-    """
-    longest = max(lengths)
-    is_level = min(lengths) == longest
-    if is_level and tree_mask is None and (num_new == 1 or longest == 0):
-        return None
-    seen = torch.tril(torch.ones(num_new, num_new, dtype=torch.bool)) if tree_mask is None else tree_mask
-    mask = torch.full((len(lengths), 1, num_new, longest + num_new), torch.finfo(dtype).min, dtype=dtype)
-    new = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)
-    for row, length in enumerate(lengths):
-        mask[row, :, :, :length] = 0.0
-        mask[row, :, :, length + num_new - seen.shape[1] : length + num_new] = new
-    return mask
 
 
 def load_model(
@@ -250,7 +200,7 @@ def load_model(
     except ModelError:
         raise
     except Exception as error:  # damaged files make transformers and safetensors raise what they like
-        raise ModelError(f"`{source}` cannot be loaded as a causal language model: {_first_line(error)}") from error
+        raise ModelError(f"`{source}` cannot be loaded as a causal language model: {first_line(error)}") from error
     return CausalLM(model, source, revision)
 
 
@@ -267,7 +217,7 @@ def resolve_device(device: str) -> torch.device:
         torch.empty(1, device=found)
     except (RuntimeError, AssertionError) as error:
         raise ModelError(
-            f"`device` must name a device of this machine, but got {device!r}: {_first_line(error)}"
+            f"`device` must name a device of this machine, but got {device!r}: {first_line(error)}"
         ) from error
     return found
 
@@ -289,13 +239,18 @@ def _context_length(config: Any) -> int:
     return 1 << 30
 
 
-def _window(config: Any) -> int | None:
-    """Return over how many tokens the layers that do not see the whole text look; None where there are none."""
-    kinds = getattr(config, "layer_types", None)
-    if kinds and not any("sliding" in kind or "chunked" in kind for kind in kinds):
-        return None
-    sizes = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
-    return min((int(size) for size in sizes if size), default=None)
+def _steady_length(config: Any) -> int | None:
+    """Return up to which length rotary angles stay as they are; None where they do not depend on the length.
+
+    LongRoPE has two sets of factors, for texts up to its original context and for longer ones: a text that grows
+    across that edge, even by a draft, would mix keys of both.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    by_kind = [values for values in rope.values() if isinstance(values, dict)] or [rope]
+    lengths = [
+        values.get("original_max_position_embeddings") for values in by_kind if values.get("rope_type") == "longrope"
+    ]
+    return min((int(length) for length in lengths if length), default=None)
 
 
 def _eos_token_ids(model: PreTrainedModel) -> frozenset[int]:
@@ -304,8 +259,3 @@ def _eos_token_ids(model: PreTrainedModel) -> frozenset[int]:
     if eos is None:
         eos = model.config.get_text_config().eos_token_id
     return frozenset([eos] if isinstance(eos, int) else eos or [])
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0]

@@ -218,6 +218,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(name, rows)
 
 
+# What differs between architectures is the target's side, so of most of them a few cases are enough every day.
+FREQUENT_WORLDS = ("llama", "qwen3", "gpt2", "gpt_neox", "pocket")
+OTHERS_RUN = (
+    Case("small_model", "chain", "static", "exact"),
+    Case("small_model", "chain", "static", "rejection"),
+    Case("small_model", "static", "static", "exact"),
+    Case("small_model", "best_first", "static", "exact"),
+)
+
+
+@pytest.hookimpl(tryfirst=True)  # before those marked slow are left out
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the full table on less frequent architectures to `make test-all`."""
+    for item in items:
+        params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        is_frequent = params.get("world", FREQUENT_WORLDS[0]) in FREQUENT_WORLDS
+        if not is_frequent and params.get("case", params.get("drafting")) not in OTHERS_RUN:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def make_plan() -> Callable[..., DraftPlan]:
     return draft_plan

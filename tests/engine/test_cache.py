@@ -18,7 +18,7 @@ LENGTHS = (5, 2)  # after a crop of the second row
 SECOND = torch.tensor([[11, 12, 13], [14, 15, 16]])
 
 
-@pytest.fixture(params=["llama", "qwen3", "gpt2", "gpt_neox"])
+@pytest.fixture(params=["llama", "qwen3", "gpt2", "gpt_neox", "opt", "mistral", "gemma3_text"])
 def model(request: pytest.FixtureRequest, tiny_model: Any) -> CausalLM:
     return CausalLM(tiny_model(request.param), request.param)
 

@@ -65,7 +65,10 @@ def test_malformed_trees_are_our_own_mistakes() -> None:
         TokenTree(torch.tensor([1, 2]), (-1, 0), torch.rand(1, 5))
 
 
-ARCHITECTURES = ("llama", "qwen3", "gpt2", "gpt_neox")
+ARCHITECTURES = (
+    *("llama", "qwen3", "gpt2", "gpt_neox", "opt", "falcon", "qwen3_moe"),
+    *("mistral", "phi3", "gemma2", "gemma3_text", "gpt_oss", "qwen2"),  # with windows shorter than the text
+)
 TEXT, ROOT = [3, 1, 4, 1, 5, 9, 2, 6], 7
 
 

@@ -182,7 +182,7 @@ def test_drafts_end_at_the_draft_model_s_context(table_model: Any) -> None:
     assert drafter.propose(8).num_nodes == 0
 
 
-def test_drafts_end_at_the_sliding_window_of_the_draft_model(table_model: Any) -> None:
+def test_drafts_end_at_the_usable_length_of_the_draft_model(table_model: Any) -> None:
     model = table_model(cycle())
     model.usable_length = 5
     assert start(model, [0, 1, 2, 0]).propose(8).num_nodes == 2

@@ -1,0 +1,129 @@
+"""Which earlier tokens each new one sees: causal, along the paths of a tree, within a sliding window.
+
+One mask for each kind of attention layer of a model, over a cache that keeps every token. Knows lengths and places,
+neither models nor tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autospec.errors import ModelError
+
+# Kind of layer -> over how many tokens it looks, the token itself included; None is all of them.
+Windows = Mapping[str, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class NewTokens:
+    """The tokens of one forward and where they stand.
+
+    Args:
+        lengths: Cached tokens of every row.
+        num_new: Tokens of this forward.
+        tree_mask: [num_new, m] bool, m >= num_new: which of the last m tokens, the new ones last, each new one sees
+            besides all that came before those; None is causal. What one sees there is a path that ends with itself.
+        depths: Position of each new token behind the cached ones; None counts up.
+    """
+
+    lengths: Sequence[int]
+    num_new: int
+    tree_mask: Tensor | None = None
+    depths: Sequence[int] | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a model's own causal mask says the same: one token, or an empty cache."""
+        is_level = min(self.lengths) == max(self.lengths)
+        return is_level and self.tree_mask is None and (self.num_new == 1 or max(self.lengths) == 0)
+
+    @property
+    def positions(self) -> Tensor:
+        """Return the position of every new token: [rows, num_new]."""
+        offsets = torch.arange(self.num_new) if self.depths is None else torch.tensor(self.depths)
+        return torch.tensor(self.lengths)[:, None] + offsets
+
+
+def visible(new: NewTokens, window: int | None = None) -> Tensor:
+    """Return what every new token sees.
+
+    A token at position p sees positions in (p - window, p], as transformers' masks have it. In a tree the window is
+    measured along the path, not in slots of the cache.
+
+    Args:
+        new: The tokens.
+        window: Over how many tokens the layer looks.
+
+    Returns:
+        [rows, num_new, max(lengths) + num_new] bool over the slots of the cache.
+    """
+    num_new, longest = new.num_new, max(new.lengths)
+    seen = torch.ones(num_new, num_new, dtype=torch.bool).tril() if new.tree_mask is None else new.tree_mask
+    if window is not None:
+        # Steps up the path from each token to those it sees: itself 0, its parent 1.
+        steps = seen.flip(-1).cumsum(dim=-1).flip(-1) - 1
+        seen = seen & (steps < window)
+    mask = torch.zeros(len(new.lengths), num_new, longest + num_new, dtype=torch.bool)
+    for row, (length, positions) in enumerate(zip(new.lengths, new.positions, strict=True)):
+        end = length + num_new
+        start = end - seen.shape[1]
+        mask[row, :, start:end] = seen
+        mask[row, :, :start] = True if window is None else torch.arange(start) > positions[:, None] - window
+    return mask
+
+
+def attention_mask(
+    new: NewTokens, windows: Windows, dtype: torch.dtype, device: torch.device | None = None
+) -> Tensor | dict[str, Tensor] | None:
+    """Build what a forward takes as its attention mask.
+
+    Args:
+        new: The tokens.
+        windows: Of the model's kinds of layers.
+        dtype: Of the masks.
+        device: Of the masks; None is the CPU.
+
+    Returns:
+        [rows, 1, num_new, max(lengths) + num_new] with 0 where a token may look and the lowest number elsewhere; by
+        kind of layer where those differ; None where the model's own causal mask says the same.
+    """
+    if new.is_plain:
+        return None
+    end = max(new.lengths) + new.num_new
+    reaches = {kind: None if window is None or end <= window else window for kind, window in windows.items()}
+    masks = {window: _additive(visible(new, window), dtype).to(device) for window in set(reaches.values())}
+    if len(masks) == 1:
+        return next(iter(masks.values()))
+    return {kind: masks[window] for kind, window in reaches.items()}
+
+
+def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+
+
+def layer_windows(config: Any, name: str) -> Windows:
+    """Read from a text configuration of transformers over how many tokens each kind of its layers looks.
+
+    Args:
+        config: With `layer_types`, or a `sliding_window` of all layers, or neither.
+        name: Of the model, for the message.
+
+    Raises:
+        ModelError: Layers of another kind than full or sliding attention.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None)
+    if "local" in (getattr(config, "attention_layers", None) or ()):
+        kinds.add("local")  # GPT-Neo counts its window in slots of the cache, out of a mask's reach
+    if not kinds:  # all layers are alike
+        is_chunked = getattr(config, "attention_chunk_size", None) is not None
+        kinds = {"chunked_attention" if is_chunked else "sliding_attention" if window else "full_attention"}
+    others = sorted(kinds - {"full_attention", "sliding_attention"})
+    if others:
+        raise ModelError(f"layers must have full or sliding attention, but those of `{name}` have {others}")
+    return {kind: int(window) if kind == "sliding_attention" and window else None for kind in kinds}

@@ -83,6 +83,7 @@ class DrafterFacts:
 
 
 DRAFTER_KINDS = {
+    "early_exit": DrafterFacts(False, "the target's own first layers, or those named, under its head (2404.16710)"),
     "ngram": DrafterFacts(False, "copies what followed the last time the text ended like this (prompt lookup)"),
 }
 

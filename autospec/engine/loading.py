@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from autospec.engine.drafters import Drafter, NgramDrafter, SmallModelDrafter
+from autospec.engine.drafters import Drafter, EarlyExitDrafter, NgramDrafter, SmallModelDrafter
 from autospec.engine.location import locate
 from autospec.engine.model import CausalLM, load_model
 from autospec.engine.text import TextCodec
@@ -43,8 +43,13 @@ def _ngram(path: str, context: LoadContext) -> Drafter:
     return NgramDrafter()
 
 
+def _early_exit(path: str, context: LoadContext) -> Drafter:
+    return EarlyExitDrafter.parse(context.target, path)
+
+
 # One line for each kind of `autospec.rules.DRAFTER_KINDS`: (path behind the colon or "", context) -> drafter.
 MAKERS: dict[str, Callable[[str, LoadContext], Drafter]] = {
+    "early_exit": _early_exit,
     "ngram": _ngram,
 }
 

@@ -1,7 +1,17 @@
 """Drafters: what proposes tokens."""
 
-from autospec.engine.drafters.base import Drafter, DraftPlan, Needs, Trail
+from autospec.engine.drafters.base import ChecksConfig, Drafter, DraftPlan, Needs, Trail
+from autospec.engine.drafters.early_exit import EarlyExitDrafter
 from autospec.engine.drafters.ngram import NgramDrafter
 from autospec.engine.drafters.small_model import SmallModelDrafter
 
-__all__ = ["DraftPlan", "Drafter", "Needs", "NgramDrafter", "SmallModelDrafter", "Trail"]
+__all__ = [
+    "ChecksConfig",
+    "DraftPlan",
+    "Drafter",
+    "EarlyExitDrafter",
+    "Needs",
+    "NgramDrafter",
+    "SmallModelDrafter",
+    "Trail",
+]

@@ -44,7 +44,7 @@ class RunningModel:
 
     @property
     def room(self) -> int:
-        """Most tokens that can be drafted now: the last one is never run, so it may stand beyond the model's length."""
+        """Most tokens that can be drafted now; the last is never run, so it may stand beyond the model's length."""
         return self.model.usable_length - len(self.text) + 1
 
     def extend(self, token_ids: Sequence[int]) -> None:

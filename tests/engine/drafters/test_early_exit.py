@@ -12,8 +12,9 @@ import torch
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.cache import KVCache
 from autospec.engine.decoder import SpeculativeDecoder
-from autospec.engine.drafters import Drafter, DraftPlan, EarlyExitDrafter
+from autospec.engine.drafters import Drafter, DraftPlan, EarlyExitDrafter, NgramDrafter
 from autospec.engine.model import CausalLM
+from autospec.engine.session import Job, Session
 from autospec.engine.termination import Stopping
 from autospec.errors import ConfigError, ModelError
 
@@ -141,8 +142,8 @@ def test_exits_that_are_not_there_are_refused_before_anything_runs(tiny_model: A
 
 
 def test_the_target_s_cache_has_room_for_every_node_that_drafts(target: CausalLM) -> None:
-    decoder = SpeculativeDecoder(target, {"drafter": EarlyExitDrafter(target)})
-    # At each of 8 depths up to 16 nodes are run, of which 16 are verified in the end.
-    config = SpecConfig("drafter", 8, tree_shape="best_first", tree_width=16, tree_nodes=16)
-    output = decoder.generate([[1, 2, 3]], config=config, max_new_tokens=9)[0]
-    assert output.token_ids == decoder.generate([[1, 2, 3]], max_new_tokens=9)[0].token_ids
+    # At each of 8 depths up to 3 nodes are run, of which 3 are verified in the end.
+    config = SpecConfig("drafter", 8, tree_shape="beam", tree_width=3, tree_nodes=3)
+    job = Job((1, 2, 3), config, SamplingParams(), 0, max_new_tokens=9)
+    assert Session(target, EarlyExitDrafter(target), job).cache.capacity == 3 + 9 + 24
+    assert Session(target, NgramDrafter(), job).cache.capacity == 3 + 9 + 3

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from autospec.engine.drafters import Drafter, EarlyExitDrafter, NgramDrafter, SmallModelDrafter
+from autospec.engine.drafters import (
+    Drafter,
+    EarlyExitDrafter,
+    NgramDrafter,
+    SmallModelDrafter,
+    TranslatedModelDrafter,
+)
 from autospec.engine.location import locate
 from autospec.engine.model import CausalLM, load_model
 from autospec.engine.text import TextCodec
@@ -82,9 +88,11 @@ def load_drafter(name: str, source: str | PreTrainedModel | Drafter, context: Lo
 def _small_model(source: str | PreTrainedModel, context: LoadContext) -> Drafter:
     options = {"device": context.device, "dtype": context.dtype, "trust_remote_code": context.trust_remote_code}
     small = load_model(source, **options)  # type: ignore[arg-type]
-    _check_vocabulary(context, small, source)
+    theirs = _other_text(context, small, source)
     if context.compile:
         small.compile()
+    if theirs is not None and context.text is not None:
+        return TranslatedModelDrafter(small, theirs, context.target, context.text)
     return SmallModelDrafter(small, context.target.vocab_size)
 
 
@@ -104,24 +112,19 @@ def load_text(
     return None
 
 
-def _check_vocabulary(context: LoadContext, small: CausalLM, source: str | PreTrainedModel) -> None:
-    """Refuse a draft model whose token ids mean something else.
+def _other_text(context: LoadContext, small: CausalLM, source: str | PreTrainedModel) -> TextCodec | None:
+    """Return the tokenizer of a draft model whose token ids mean something else than the target's, or None.
 
     Raises:
-        ModelError: Another tokenizer, or without tokenizers to compare, another number of tokens.
+        ModelError: There are no tokenizers to compare, and another number of tokens.
     """
     target = context.target
     if context.text is not None and isinstance(source, str):
-        theirs = TextCodec.load(locate(source), None, context.trust_remote_code).vocabulary()
-        ours = context.text.vocabulary()
-        if theirs != ours:
-            shared = sum(ours.get(token) == token_id for token, token_id in theirs.items())
-            raise ModelError(
-                f"a draft model must have the vocabulary of its target, but `{small.name}` shares {shared} of "
-                f"{len(ours)} tokens with `{target.name}`"
-            )
-    elif small.vocab_size != target.vocab_size:
+        theirs = TextCodec.load(locate(source), None, context.trust_remote_code)
+        return None if theirs.vocabulary() == context.text.vocabulary() else theirs
+    if small.vocab_size != target.vocab_size:
         raise ModelError(
-            f"a draft model must have the vocabulary of its target, but `{small.name}` has {small.vocab_size} tokens "
-            f"and `{target.name}` {target.vocab_size}"
+            f"a draft model without a tokenizer must have the vocabulary of its target, but `{small.name}` has "
+            f"{small.vocab_size} tokens and `{target.name}` {target.vocab_size}"
         )
+    return None

@@ -4,6 +4,7 @@ from autospec.engine.drafters.base import ChecksConfig, Drafter, DraftPlan, Need
 from autospec.engine.drafters.early_exit import EarlyExitDrafter
 from autospec.engine.drafters.ngram import NgramDrafter
 from autospec.engine.drafters.small_model import SmallModelDrafter
+from autospec.engine.drafters.translated_model import TranslatedModelDrafter
 
 __all__ = [
     "ChecksConfig",
@@ -14,4 +15,5 @@ __all__ = [
     "NgramDrafter",
     "SmallModelDrafter",
     "Trail",
+    "TranslatedModelDrafter",
 ]

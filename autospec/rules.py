@@ -84,6 +84,7 @@ class DrafterFacts:
 
 DRAFTER_KINDS = {
     "early_exit": DrafterFacts(False, "the target's own first layers, or those named, under its head (2404.16710)"),
+    "medusa": DrafterFacts(True, "heads that each guess one token further ahead (2401.10774)"),
     "ngram": DrafterFacts(False, "copies what followed the last time the text ended like this (prompt lookup)"),
 }
 

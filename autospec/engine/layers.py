@@ -16,11 +16,6 @@ from autospec.engine.model import CausalLM
 from autospec.errors import ModelError
 
 
-def num_layers(model: CausalLM) -> int:
-    """Return how many decoder layers a model has."""
-    return int(model.model.config.get_text_config().num_hidden_layers)
-
-
 def keep_layers(model: CausalLM, layers: Sequence[int]) -> CausalLM:
     """Make a model of some layers of another.
 
@@ -32,7 +27,7 @@ def keep_layers(model: CausalLM, layers: Sequence[int]) -> CausalLM:
         ModelError: There are no such layers, they cannot be told from the rest of the model, or it does not run
             without the others.
     """
-    total = num_layers(model)
+    total = model.num_layers
     if not layers or list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < total:
         raise ModelError(
             f"layers to keep must ascend within 0 .. {total - 1} of `{model.name}`, but got {list(layers)}"

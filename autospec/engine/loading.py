@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from autospec.engine.drafters import (
     Drafter,
     EarlyExitDrafter,
+    MedusaDrafter,
     NgramDrafter,
     SmallModelDrafter,
     TranslatedModelDrafter,
@@ -53,9 +54,14 @@ def _early_exit(path: str, context: LoadContext) -> Drafter:
     return EarlyExitDrafter.parse(context.target, path)
 
 
+def _medusa(path: str, context: LoadContext) -> Drafter:
+    return MedusaDrafter.load(path, context.target)
+
+
 # One line for each kind of `autospec.rules.DRAFTER_KINDS`: (path behind the colon or "", context) -> drafter.
 MAKERS: dict[str, Callable[[str, LoadContext], Drafter]] = {
     "early_exit": _early_exit,
+    "medusa": _medusa,
     "ngram": _ngram,
 }
 

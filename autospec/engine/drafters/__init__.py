@@ -2,6 +2,7 @@
 
 from autospec.engine.drafters.base import ChecksConfig, Drafter, DraftPlan, Needs, Trail
 from autospec.engine.drafters.early_exit import EarlyExitDrafter
+from autospec.engine.drafters.medusa import MedusaDrafter
 from autospec.engine.drafters.ngram import NgramDrafter
 from autospec.engine.drafters.small_model import SmallModelDrafter
 from autospec.engine.drafters.translated_model import TranslatedModelDrafter
@@ -11,6 +12,7 @@ __all__ = [
     "DraftPlan",
     "Drafter",
     "EarlyExitDrafter",
+    "MedusaDrafter",
     "Needs",
     "NgramDrafter",
     "SmallModelDrafter",

@@ -15,7 +15,7 @@ from autospec.config import SpecConfig
 from autospec.engine.drafters.base import DraftPlan, Needs, Trail
 from autospec.engine.drafters.slots import DraftSlots
 from autospec.engine.growth import MODEL_SHAPES, Growing, grow
-from autospec.engine.layers import keep_layers, num_layers
+from autospec.engine.layers import keep_layers
 from autospec.engine.model import CausalLM
 from autospec.engine.tree import TokenTree, empty_tree
 from autospec.errors import ConfigError, ModelError
@@ -40,7 +40,7 @@ class EarlyExitDrafter:
     def __init__(self, target: CausalLM, layers: Sequence[int] = ()) -> None:
         self.target, self.layers = target, tuple(layers)
         self.source = "early_exit" + (f":{','.join(map(str, layers))}" if layers else "")
-        self._total = num_layers(target)
+        self._total = target.num_layers
         if self._total < 2:
             raise ModelError(f"a target that drafts itself needs at least 2 layers, but `{target.name}` has 1")
         self._models: dict[tuple[int, ...], CausalLM] = {}

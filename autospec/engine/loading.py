@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from autospec.engine.drafters import (
     Drafter,
+    EagleDrafter,
     EarlyExitDrafter,
     MedusaDrafter,
     NgramDrafter,
@@ -58,8 +59,13 @@ def _medusa(path: str, context: LoadContext) -> Drafter:
     return MedusaDrafter.load(path, context.target)
 
 
+def _eagle(path: str, context: LoadContext) -> Drafter:
+    return EagleDrafter.load(path, context.target)
+
+
 # One line for each kind of `autospec.rules.DRAFTER_KINDS`: (path behind the colon or "", context) -> drafter.
 MAKERS: dict[str, Callable[[str, LoadContext], Drafter]] = {
+    "eagle": _eagle,
     "early_exit": _early_exit,
     "medusa": _medusa,
     "ngram": _ngram,

@@ -1,6 +1,7 @@
 """Drafters: what proposes tokens."""
 
 from autospec.engine.drafters.base import ChecksConfig, Drafter, DraftPlan, Needs, Trail
+from autospec.engine.drafters.eagle import EagleDrafter
 from autospec.engine.drafters.early_exit import EarlyExitDrafter
 from autospec.engine.drafters.medusa import MedusaDrafter
 from autospec.engine.drafters.ngram import NgramDrafter
@@ -11,6 +12,7 @@ __all__ = [
     "ChecksConfig",
     "DraftPlan",
     "Drafter",
+    "EagleDrafter",
     "EarlyExitDrafter",
     "MedusaDrafter",
     "Needs",

@@ -32,15 +32,17 @@ class HeadCheckpoint:
     config: dict[str, Any]
     weights: dict[str, Tensor]
 
-    def number(self, name: str, default: int | None = None) -> int:
-        """Return a whole number, at least 0, of the configuration.
+    def number(self, name: str, default: int | None = None, least: int = 1) -> int:
+        """Return a whole number, at least `least`, of the configuration.
 
         Raises:
             ModelError: There is none under this name and no default, or it is something else.
         """
         value = self.config.get(name, default)
-        if type(value) is not int or value < 0:
-            raise ModelError(f"`{name}` in config.json of `{self.source}` must be a whole number, but got {value!r}")
+        if type(value) is not int or value < least:
+            raise ModelError(
+                f"`{name}` in config.json of `{self.source}` must be a whole number from {least} on, but got {value!r}"
+            )
         return value
 
     def take(self, name: str, shape: Sequence[int]) -> Tensor:

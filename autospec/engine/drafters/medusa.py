@@ -18,7 +18,6 @@ from autospec.engine.drafters.checkpoint import HeadCheckpoint, read_checkpoint
 from autospec.engine.growth import MODEL_SHAPES, Growing, grow
 from autospec.engine.model import CausalLM
 from autospec.engine.tree import TokenTree, empty_tree
-from autospec.errors import ModelError
 
 WEIGHT_FILES = ("medusa_lm_head.safetensors", "medusa_lm_head.pt", "model.safetensors", "pytorch_model.bin")
 
@@ -38,9 +37,7 @@ class MedusaHeads:
         checkpoint = _without_prefix(checkpoint)
         self._target = target
         self.num_heads = checkpoint.number("medusa_num_heads")
-        num_layers = checkpoint.number("medusa_num_layers", 1)
-        if not self.num_heads:
-            raise ModelError(f"`medusa_num_heads >= 1` must hold, but `{checkpoint.source}` has none")
+        num_layers = checkpoint.number("medusa_num_layers", default=1, least=0)
         width, options = target.width, {"device": target.device, "dtype": target.dtype}
         self._blocks: list[list[tuple[Tensor, Tensor]]] = []
         self._heads: list[Tensor | None] = []

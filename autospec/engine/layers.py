@@ -51,7 +51,7 @@ def _path_to_layers(model: nn.Module, total: int) -> list[str] | None:
         if isinstance(module, nn.ModuleList) and len(module) == total:
             numbers = [{getattr(part, "layer_idx", None) for part in layer.modules()} - {None} for layer in module]
             if numbers == [{layer} for layer in range(total)]:
-                return name.split(".")
+                return str(name).split(".")
     return None
 
 

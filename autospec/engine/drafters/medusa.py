@@ -38,17 +38,20 @@ class MedusaHeads:
         self._target = target
         self.num_heads = checkpoint.number("medusa_num_heads")
         num_layers = checkpoint.number("medusa_num_layers", default=1, least=0)
-        width, options = target.width, {"device": target.device, "dtype": target.dtype}
+        width = target.width
+
+        def take(name: str, *shape: int) -> Tensor:
+            return checkpoint.take(name, shape).to(target.device, target.dtype)
+
         self._blocks: list[list[tuple[Tensor, Tensor]]] = []
         self._heads: list[Tensor | None] = []
         for head in range(self.num_heads):
             names = [f"{head}.{layer}.linear" for layer in range(num_layers)]
-            weights = [checkpoint.take(f"{name}.weight", (width, width)).to(**options) for name in names]
-            biases = [checkpoint.take(f"{name}.bias", (width,)).to(**options) for name in names]
+            weights = [take(f"{name}.weight", width, width) for name in names]
+            biases = [take(f"{name}.bias", width) for name in names]
             self._blocks.append(list(zip(weights, biases, strict=True)))
             own = f"{head}.{num_layers}.weight"
-            has_own = own in checkpoint.weights
-            self._heads.append(checkpoint.take(own, (target.vocab_size, width)).to(**options) if has_own else None)
+            self._heads.append(take(own, target.vocab_size, width) if own in checkpoint.weights else None)
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor, head: int) -> Tensor:

@@ -138,6 +138,7 @@ class SpecConfig:
             lossless rules keep the same tokens.
         ngram_min: Shortest suffix the n-gram drafter looks up.
         ngram_max: Longest suffix the n-gram drafter looks up.
+        exit_layer: Of a target that drafts itself, how many of its first layers do; 0 is a half of them.
 
     Raises:
         ConfigError: A name is not known or a combination cannot work; all faults are listed.
@@ -158,6 +159,7 @@ class SpecConfig:
     entropy_form: str = "svip"
     entropy_scale: float = 0.2
     adaptive_goal: float = 0.9
+    exit_layer: int = 0
 
     def __post_init__(self) -> None:
         faults = _check_types(self) or self._faults()
@@ -199,6 +201,7 @@ class SpecConfig:
             ("tree_nodes", 1, MAX_TREE_NODES),
             ("entropy_scale", 0, 100),
             ("adaptive_goal", 0, 1),
+            ("exit_layer", 0, 1 << 16),
         ):
             if not low <= getattr(self, name) <= high:
                 faults.append(f"`{low} <= {name} <= {high}` must hold, but got {getattr(self, name)}")
@@ -284,6 +287,8 @@ class SpecConfig:
         words = [f"{self.drafter} x{self.draft_length}"]
         if self.drafter == "ngram":
             words.append(f"n{self.ngram_min}-{self.ngram_max}")
+        if self.exit_layer:
+            words.append(f"exit {self.exit_layer}")
         if self.tree_paths:
             words.append(f"{self.tree_shape} {len(self.tree_paths)}")
         elif self.tree_shape != "chain":

@@ -83,6 +83,9 @@ class DrafterFacts:
 
 
 DRAFTER_KINDS = {
+    "eagle": DrafterFacts(True, "a layer that continues the target's features (2401.15077, 2503.01840)"),
+    "early_exit": DrafterFacts(False, "the target's own first layers, or those named, under its head (2404.16710)"),
+    "medusa": DrafterFacts(True, "heads that each guess one token further ahead (2401.10774)"),
     "ngram": DrafterFacts(False, "copies what followed the last time the text ended like this (prompt lookup)"),
 }
 

@@ -69,6 +69,7 @@ def test_every_field_changes_the_hash(field: str) -> None:
         "entropy_form": "adaedl",
         "entropy_scale": 0.3,
         "adaptive_goal": 0.8,
+        "exit_layer": 3,
     }
     needed: dict[str, dict[str, Any]] = {  # with which a field has an effect
         "stop_threshold": {"stop_rule": "confidence"},

@@ -15,7 +15,7 @@ import torch
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.cache import KVCache
-from autospec.engine.drafters import Drafter
+from autospec.engine.drafters import ChecksConfig, Drafter
 from autospec.engine.loading import LoadContext, load_drafter, load_text
 from autospec.engine.model import CausalLM, PreTrainedModel, load_model
 from autospec.engine.options import Chooser, Chunk, GenerationOptions
@@ -101,6 +101,8 @@ class SpeculativeDecoder:
             raise ConfigError(
                 f"drafter {config.drafter!r} drafts the shapes {list(drafter.shapes)}, but got {config.tree_shape!r}"
             )
+        if isinstance(drafter, ChecksConfig):
+            drafter.check(config)
 
     def render(self, prompt: Prompt) -> list[int]:
         """Return the token ids of a workload's prompt, through the chat template where there is one."""

@@ -19,6 +19,9 @@ from autospec.engine.sampling import Use, pick, to_probs, uniforms
 from autospec.engine.termination import Stopping
 from autospec.engine.tree import TokenTree, chain
 
+# What can be grown over an `Expander`.
+MODEL_SHAPES: tuple[str, ...] = ("chain", "static", "optimal", "beam", "best_first")
+
 
 @dataclass(slots=True)
 class Growing:
@@ -37,6 +40,13 @@ class Growing:
         self.token_ids.append(token_id)
         self.parents.append(parent)
         return len(self.parents) - 1
+
+    def depth(self, node: int) -> int:
+        """Return how far a node is from the root, -1, whose depth is 0."""
+        depth = 0
+        while node >= 0:
+            node, depth = self.parents[node], depth + 1
+        return depth
 
 
 class Expander(Protocol):

@@ -9,7 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from autospec.engine.drafters import Drafter, NgramDrafter, SmallModelDrafter
+from autospec.engine.drafters import (
+    Drafter,
+    EagleDrafter,
+    EarlyExitDrafter,
+    MedusaDrafter,
+    NgramDrafter,
+    SmallModelDrafter,
+    TranslatedModelDrafter,
+)
 from autospec.engine.location import locate
 from autospec.engine.model import CausalLM, PreTrainedModel, load_model
 from autospec.engine.text import PreTrainedTokenizerBase, TextCodec, has_tokenizer
@@ -42,8 +50,23 @@ def _ngram(path: str, context: LoadContext) -> Drafter:
     return NgramDrafter()
 
 
+def _early_exit(path: str, context: LoadContext) -> Drafter:
+    return EarlyExitDrafter.parse(context.target, path)
+
+
+def _medusa(path: str, context: LoadContext) -> Drafter:
+    return MedusaDrafter.load(path, context.target)
+
+
+def _eagle(path: str, context: LoadContext) -> Drafter:
+    return EagleDrafter.load(path, context.target)
+
+
 # One line for each kind of `autospec.rules.DRAFTER_KINDS`: (path behind the colon or "", context) -> drafter.
 MAKERS: dict[str, Callable[[str, LoadContext], Drafter]] = {
+    "eagle": _eagle,
+    "early_exit": _early_exit,
+    "medusa": _medusa,
     "ngram": _ngram,
 }
 
@@ -76,9 +99,11 @@ def load_drafter(name: str, source: str | PreTrainedModel | Drafter, context: Lo
 def _small_model(source: str | PreTrainedModel, context: LoadContext) -> Drafter:
     options = {"device": context.device, "dtype": context.dtype, "trust_remote_code": context.trust_remote_code}
     small = load_model(source, **options)  # type: ignore[arg-type]
-    _check_vocabulary(context, small, source)
+    theirs = _other_text(context, small, source)
     if context.compile:
         small.compile()
+    if theirs is not None and context.text is not None:
+        return TranslatedModelDrafter(small, theirs, context.target, context.text)
     return SmallModelDrafter(small, context.target.vocab_size)
 
 
@@ -108,34 +133,29 @@ def load_text(
     return None
 
 
-def _check_vocabulary(context: LoadContext, small: CausalLM, source: str | PreTrainedModel) -> None:
-    """Refuse a draft model whose token ids mean something else.
+def _other_text(context: LoadContext, small: CausalLM, source: str | PreTrainedModel) -> TextCodec | None:
+    """Return the tokenizer of a draft model whose token ids mean something else than the target's, or None.
 
     Raises:
-        ModelError: Another tokenizer, or without two tokenizers to compare, another number of tokens.
+        ModelError: There are no two tokenizers to compare, and another number of tokens.
     """
     target = context.target
-    theirs = _vocabulary(source, context.trust_remote_code) if context.text is not None else None
+    theirs = _own_text(source, context.trust_remote_code)
     if context.text is not None and theirs is not None:
-        ours = context.text.vocabulary()
-        if theirs != ours:
-            shared = sum(ours.get(token) == token_id for token, token_id in theirs.items())
-            raise ModelError(
-                f"a draft model must have the vocabulary of its target, but `{small.name}` shares {shared} of "
-                f"{len(ours)} tokens with `{target.name}`"
-            )
-    elif small.vocab_size != target.vocab_size:
+        return None if theirs.vocabulary() == context.text.vocabulary() else theirs
+    if small.vocab_size != target.vocab_size:
         raise ModelError(
-            f"a draft model must have the vocabulary of its target, but `{small.name}` has {small.vocab_size} tokens "
-            f"and `{target.name}` {target.vocab_size}"
+            f"a draft model without a tokenizer must have the vocabulary of its target, but `{small.name}` has "
+            f"{small.vocab_size} tokens and `{target.name}` {target.vocab_size}"
         )
+    return None
 
 
-def _vocabulary(source: str | PreTrainedModel, trust_remote_code: bool) -> dict[str, int] | None:
-    """Return the vocabulary that comes with a draft model; None for a loaded one and a folder without a tokenizer."""
+def _own_text(source: str | PreTrainedModel, trust_remote_code: bool) -> TextCodec | None:
+    """Return the tokenizer that comes with a draft model; None for a loaded one and a folder without a tokenizer."""
     if not isinstance(source, str):
         return None
     location = locate(source)
     if Path(location).is_dir() and not has_tokenizer(Path(location)):
         return None
-    return TextCodec.load(location, None, trust_remote_code).vocabulary()
+    return TextCodec.load(location, None, trust_remote_code)

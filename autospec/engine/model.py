@@ -59,6 +59,28 @@ class CausalLM:
         dtype: torch.dtype = self.model.dtype
         return dtype
 
+    @property
+    def width(self) -> int:
+        """Size of a hidden state."""
+        return int(self.model.config.get_text_config().hidden_size)
+
+    @property
+    def num_layers(self) -> int:
+        """Number of decoder layers."""
+        return int(self.model.config.get_text_config().num_hidden_layers)
+
+    @torch.inference_mode()
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Return the input embeddings of tokens: [..., width]."""
+        embedded: Tensor = self.model.get_input_embeddings()(token_ids.to(self.device))
+        return embedded
+
+    @torch.inference_mode()
+    def head(self, hidden: Tensor) -> Tensor:
+        """Return what the language-model head says of last hidden states: [..., vocab]."""
+        logits: Tensor = self.model.get_output_embeddings()(hidden)
+        return logits
+
     def compile(self) -> None:
         """Run the model through `torch.compile` with dynamic shapes from now on."""
         self.model.compile(dynamic=True)

@@ -17,6 +17,7 @@ from autospec.engine.acceptance import CHAIN_RULES, Verdict, accept_chain, accep
 from autospec.engine.cache import KVCache
 from autospec.engine.costs import CONSTANT_COSTS, CostCurve
 from autospec.engine.drafters.base import Drafter, DraftPlan, Needs, Trail
+from autospec.engine.drafters.slots import num_run_nodes
 from autospec.engine.model import CausalLM
 from autospec.engine.sampling import Use, pick, to_probs, uniform, uniforms
 from autospec.engine.termination import Stopping
@@ -57,10 +58,11 @@ class Session:
         self._room = job.max_new_tokens
         capacity = len(job.prompt_ids) + job.max_new_tokens
         target.check_length(capacity)
-        self.cache = KVCache(capacity + _num_branches(job.config))
+        self._needs = drafter.needs if drafter is not None else Needs()
+        num_drafted = num_run_nodes(job.config) if self._needs.target_slots else 0
+        self.cache = KVCache(capacity + max(_num_branches(job.config), num_drafted))
         self._capacity = capacity
         self._stopping = Stopping(job.config, job.costs)
-        self._needs = drafter.needs if drafter is not None else Needs()
         self._trail: Trail | None = None
         self.stats = StepStats()
 

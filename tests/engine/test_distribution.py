@@ -94,7 +94,7 @@ class OverconfidentDrafter(SmallModelDrafter):
         return chain(row.argmax()[None], row[None])
 
     def _probs_here(self) -> Tensor:
-        return self.model.logits[tuple(self._context[-2:])].softmax(dim=-1)  # type: ignore[attr-defined]
+        return self.model.logits[tuple(self.running.text[-2:])].softmax(dim=-1)  # type: ignore[attr-defined]
 
 
 class PeekingDrafter:

@@ -159,10 +159,10 @@ def test_the_caches_equal_a_fresh_prefill_after_every_commit(world: World, case:
         text += tokens
         assert_equals_fresh_prefill(world.target, session.cache, text[:-1])
         if isinstance(drafter, SmallModelDrafter) and len(text) > len(prompt) + 1:  # it starts after the prefill
-            known = drafter._cache.length
-            assert known == drafter._num_cached
+            known = drafter.running.cache.length
+            assert known == drafter.running.num_cached
             assert len(prompt) <= known < len(text)
-            assert_equals_fresh_prefill(drafter.model, drafter._cache, text[:known])
+            assert_equals_fresh_prefill(drafter.model, drafter.running.cache, text[:known])
     assert len(text) == len(prompt) + NUM_TOKENS
 
 

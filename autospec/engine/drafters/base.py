@@ -48,14 +48,16 @@ class Needs:
     Args:
         hidden_layers: Indices of hidden states, 0 the embeddings, -1 the last, normalised one.
         logits: The target's own logits at committed positions.
+        target_slots: Room in the target's cache for the nodes that the drafter runs there.
     """
 
     hidden_layers: tuple[int, ...] = ()
     logits: bool = False
+    target_slots: bool = False
 
     @property
     def anything(self) -> bool:
-        """Whether there is something to tell."""
+        """Whether there is something to tell after forwards."""
         return self.logits or bool(self.hidden_layers)
 
 
@@ -72,6 +74,19 @@ class Trail:
     position: int
     logits: Tensor | None
     hidden: Tensor | None
+
+
+@runtime_checkable
+class ChecksConfig(Protocol):
+    """A drafter that cannot run every configuration which its attributes allow; others need not have this."""
+
+    def check(self, config: SpecConfig) -> None:
+        """Refuse a configuration, before anything runs.
+
+        Raises:
+            ConfigError: It cannot be run.
+        """
+        ...
 
 
 @runtime_checkable

@@ -1,0 +1,102 @@
+"""The target's own layers draft: the first few of them, or a given set, under its last norm and head.
+
+Self-speculation without further memory: the layers that draft write where they write when they verify, behind the
+committed tokens in the target's own cache, and the verification that follows writes over it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from autospec.config import SpecConfig
+from autospec.engine.drafters.base import DraftPlan, Needs, Trail
+from autospec.engine.drafters.slots import DraftSlots
+from autospec.engine.growth import MODEL_SHAPES, Growing, grow
+from autospec.engine.layers import keep_layers
+from autospec.engine.model import CausalLM
+from autospec.engine.tree import TokenTree, empty_tree
+from autospec.errors import ConfigError, ModelError
+
+
+class EarlyExitDrafter:
+    """Early exit as in LayerSkip (2404.16710), and skipped layers as in Draft & Verify (2309.08168).
+
+    Args:
+        target: The target itself.
+        layers: Layers that draft, counted from 0; empty leaves it to `exit_layer` of the configuration, which is how
+            many of the first layers draft, 0 a half of them.
+
+    Raises:
+        ModelError: The target has no such layers, or only one.
+    """
+
+    has_probs = True
+    shapes = MODEL_SHAPES
+    needs = Needs(target_slots=True)
+
+    def __init__(self, target: CausalLM, layers: Sequence[int] = ()) -> None:
+        self.target, self.layers = target, tuple(layers)
+        self.source = "early_exit" + (f":{','.join(map(str, layers))}" if layers else "")
+        self._total = target.num_layers
+        if self._total < 2:
+            raise ModelError(f"a target that drafts itself needs at least 2 layers, but `{target.name}` has 1")
+        self._models: dict[tuple[int, ...], CausalLM] = {}
+        if layers:
+            self._models[self.layers] = keep_layers(target, layers)
+        self._text: list[int] = []
+        self._slots = DraftSlots()
+
+    @classmethod
+    def parse(cls, target: CausalLM, layers: str) -> EarlyExitDrafter:
+        """Make it of what stands behind the colon of its source: layers with commas between them, or nothing.
+
+        Raises:
+            ModelError: See the class; or that is no list of numbers.
+        """
+        try:
+            return cls(target, [int(layer) for layer in layers.split(",")] if layers else ())
+        except ValueError as error:
+            raise ModelError(f"layers of `early_exit:` must be numbers with commas, but got {layers!r}") from error
+
+    def check(self, config: SpecConfig) -> None:
+        """Refuse an exit that the target does not have; see `ChecksConfig`."""
+        if self.layers and config.exit_layer:
+            raise ConfigError(f"`exit_layer` must be 0 where layers are given, but got {config.exit_layer}")
+        if config.exit_layer >= self._total:
+            raise ConfigError(
+                f"`exit_layer` must be below the number of layers of the target, {self._total}, "
+                f"but got {config.exit_layer}"
+            )
+
+    def start(self, prompt_ids: Sequence[int], plan: DraftPlan) -> None:
+        self.check(plan.config)
+        layers = self.layers or tuple(range(plan.config.exit_layer or (self._total + 1) // 2))
+        if layers not in self._models:
+            self._models[layers] = keep_layers(self.target, layers)
+        self._plan, self._model = plan, self._models[layers]
+        self._text = list(prompt_ids)
+
+    def propose(self, max_length: int) -> TokenTree:
+        if max_length < 1:
+            return empty_tree()
+        cache = self._plan.target_cache
+        num_committed = cache.length
+        self._slots.clear()
+        tree = grow(self, self._plan.growth(len(self._text), max_length))
+        cache.crop(0, num_committed)
+        return tree
+
+    def expand(self, tree: Growing, nodes: Sequence[int]) -> Tensor:
+        """Return the logits behind nodes; see `Expander`."""
+        cache = self._plan.target_cache
+        if nodes[0] == -1:
+            return self._model.forward(torch.tensor([self._text[-1:]]), cache)[0].float()
+        placed = self._slots.place(tree, nodes)
+        token_ids = torch.tensor([[tree.token_ids[node] for node in nodes]])
+        return self._model.forward(token_ids, cache, tree_mask=placed.tree_mask, depths=placed.depths)[0].float()
+
+    def commit(self, token_ids: Sequence[int], trail: Trail | None = None) -> None:
+        self._text.extend(token_ids)

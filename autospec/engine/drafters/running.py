@@ -1,0 +1,82 @@
+"""A causal language model that follows a text and runs the nodes of drafts behind it, with a cache of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import takewhile
+
+import torch
+from torch import Tensor
+
+from autospec.config import SpecConfig
+from autospec.engine.cache import KVCache
+from autospec.engine.drafters.slots import DraftSlots, num_run_nodes
+from autospec.engine.growth import Growing
+from autospec.engine.model import CausalLM
+
+
+class RunningModel:
+    """Keeps of a text what it has run, and runs the rest when it is asked what comes next.
+
+    Its cache holds a part of the text and behind it the nodes of the last draft that were run.
+
+    Args:
+        model: Its vocabulary is that of the text.
+    """
+
+    def __init__(self, model: CausalLM) -> None:
+        self.model = model
+        self.text: list[int] = []
+        self._slots = DraftSlots()
+
+    def start(self, token_ids: Sequence[int], capacity: int, config: SpecConfig) -> None:
+        """Begin another text.
+
+        Args:
+            token_ids: The text so far.
+            capacity: Most tokens it may come to hold, a path of a draft included.
+            config: Says how many nodes stand beside such a path.
+        """
+        self.text = list(token_ids)
+        self.cache = KVCache(min(capacity, self.model.usable_length) + num_run_nodes(config))
+        self.num_cached = 0  # tokens of the text that are in the cache
+        self._slots.clear()
+
+    @property
+    def room(self) -> int:
+        """Most tokens that can be drafted now; the last is never run, so it may stand beyond the model's length."""
+        return self.model.usable_length - len(self.text) + 1
+
+    def extend(self, token_ids: Sequence[int]) -> None:
+        """Append tokens to the text; those that were run as nodes of the last draft are not run again."""
+        path = self._slots.path(token_ids)
+        self.text.extend(token_ids)
+        if path and self.num_cached:
+            self.cache.keep(0, self.num_cached - 1, [0, *path])
+        # The newest token is always run again, because its logits are what the next draft begins with.
+        self.num_cached = min(self.num_cached + len(path), len(self.text) - 1)
+        self.cache.crop(0, self.num_cached)
+        self._slots.clear()
+
+    def replace(self, token_ids: Sequence[int]) -> None:
+        """Make the text another one; what they share at the beginning is not run again."""
+        pairs = zip(self.text, token_ids, strict=False)
+        num_shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        if num_shared < len(self.text):
+            self._slots.clear()
+            self.text = self.text[:num_shared]
+            self.num_cached = min(self.num_cached, num_shared)
+        self.extend(token_ids[num_shared:])
+
+    def run_text(self) -> Tensor:
+        """Return the logits [1, vocab] behind the text."""
+        fresh = self.text[self.num_cached :]
+        logits = self.model.forward(torch.tensor([fresh]), self.cache, num_logits=1)[0]
+        self.num_cached = len(self.text)
+        return logits
+
+    def run_nodes(self, tree: Growing, nodes: Sequence[int]) -> Tensor:
+        """Return the logits [len(nodes), vocab] behind nodes of a draft; see `Expander`."""
+        placed = self._slots.place(tree, nodes)
+        token_ids = torch.tensor([[tree.token_ids[node] for node in nodes]])
+        return self.model.forward(token_ids, self.cache, tree_mask=placed.tree_mask, depths=placed.depths)[0]

@@ -1,0 +1,160 @@
+"""The five laws for drafters that run beside a real target: tiny checkpoints instead of table models.
+
+A drafter's own test module gives a target and a drafter; shapes and rules come from here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+
+from autospec.config import SamplingParams, SpecConfig
+from autospec.engine.cache import KVCache
+from autospec.engine.decoder import SpeculativeDecoder
+from autospec.engine.drafters import Drafter, DraftPlan, Trail
+from autospec.engine.model import CausalLM
+from autospec.engine.session import Job, Session
+from autospec.engine.termination import Stopping
+from autospec.engine.tree import TokenTree
+
+GREEDY, SAMPLED = SamplingParams(), SamplingParams(temperature=0.5, top_p=0.95, seed=11)
+PLAIN = SamplingParams(temperature=1.0, seed=1)
+PATHS = ((0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0))
+KNOBS: dict[str, dict[str, Any]] = {
+    "chain-exact": {"draft_length": 3},
+    "chain-rejection": {"draft_length": 3, "accept_rule": "rejection"},
+    "chain-confidence-block": {
+        "draft_length": 3,
+        "accept_rule": "block",
+        "stop_rule": "confidence",
+        "stop_threshold": 0.2,
+    },
+    "static": {"draft_length": 3, "tree_shape": "static", "tree_paths": PATHS},
+    "beam": {"draft_length": 3, "tree_shape": "beam", "tree_width": 2, "tree_nodes": 7},
+    "best_first": {"draft_length": 3, "tree_shape": "best_first", "tree_width": 3, "tree_nodes": 6},
+}
+
+
+@pytest.fixture(params=KNOBS.values(), ids=KNOBS)
+def config(request: pytest.FixtureRequest) -> SpecConfig:
+    return SpecConfig("drafter", **request.param)
+
+
+@dataclass
+class Checks:
+    """What holds for every drafter."""
+
+    num_tokens: int = 14
+    prompts: Sequence[Sequence[int]] = ((1, 2, 3, 0, 1, 2, 3, 2), (3, 2, 1, 2, 0, 3, 3))
+
+    def generate(self, target: CausalLM, drafter: Drafter, config: SpecConfig | None, sampling: SamplingParams) -> Any:
+        return SpeculativeDecoder(target, {"drafter": drafter}).generate(
+            self.prompts, config=config, sampling=sampling, max_new_tokens=self.num_tokens, ignore_eos=True
+        )
+
+    def check_plain_output(
+        self, target: CausalLM, drafter: Drafter, config: SpecConfig, sampling: SamplingParams
+    ) -> None:
+        """Laws 1 and 3: the ids of plain decoding; some drafts are right and some are wrong."""
+        outputs = self.generate(target, drafter, config, sampling)
+        for plain, output in zip(self.generate(target, drafter, None, sampling), outputs, strict=True):
+            assert output.token_ids == plain.token_ids
+        assert sum(output.stats.num_accepted for output in outputs) > 0
+        assert sum(output.stats.num_accepted for output in outputs) < sum(o.stats.num_drafted for o in outputs)
+
+    def check_repeats(self, target: CausalLM, drafter: Drafter, config: SpecConfig) -> None:
+        """Law 3: the seed alone decides, and nothing is left of the prompts before."""
+        first, again = (self.generate(target, drafter, config, SAMPLED) for _ in range(2))
+        for one, two in zip(first, again, strict=True):
+            assert one.token_ids == two.token_ids
+            assert one.stats.position_accepted == two.stats.position_accepted
+
+    def check_target_cache(self, target: CausalLM, drafter: Drafter, config: SpecConfig) -> None:
+        """Law 4: the target's cache after a commit equals a fresh prefill."""
+        text = list(self.prompts[0])
+        session = Session(target, drafter, Job(tuple(text), config, SAMPLED, 5, self.num_tokens))
+        for tokens in session.run():
+            text += tokens
+            assert session.cache.lengths == [len(text) - 1]
+            fresh = KVCache(len(text))
+            target.forward(torch.tensor([text[:-1]]), fresh)
+            for layer in fresh.keys:
+                for got, wanted in ((session.cache.keys, fresh.keys), (session.cache.values, fresh.values)):
+                    known = slice(0, len(text) - 1)
+                    torch.testing.assert_close(
+                        got[layer][:, :, known], wanted[layer][:, :, known], rtol=1e-4, atol=1e-5
+                    )
+
+    def check_path_independence(
+        self, target: CausalLM, drafter: Drafter, config: SpecConfig, sampling: SamplingParams
+    ) -> None:
+        """Law 5: the draft at a text is the same whatever the steps were that led there."""
+        text = [*self.prompts[0], *self.prompts[1], *self.prompts[0][:3]]
+        first, *others = proposals(target, drafter, config, sampling, text)
+        assert first.num_nodes > 0
+        for other in others:
+            assert other.token_ids.tolist() == first.token_ids.tolist()
+            assert other.parents == first.parents
+            if first.draft_probs is not None:
+                torch.testing.assert_close(other.draft_probs, first.draft_probs, rtol=1e-3, atol=1e-4)
+
+    def check_distribution(
+        self, target: CausalLM, drafter: Drafter, config: SpecConfig, chi_square: Any, num_seeds: int = 500
+    ) -> None:
+        """Law 2: three tokens as often as the target's own probabilities say."""
+        prompt, law = list(self.prompts[0]), exact_law(target, list(self.prompts[0]), 3)
+        decoder = SpeculativeDecoder(target, {"drafter": drafter})
+        outputs = decoder.generate(
+            [prompt] * num_seeds, config=config, sampling=PLAIN, max_new_tokens=3, ignore_eos=True
+        )
+        assert sum(output.stats.num_accepted for output in outputs) > 0
+        assert chi_square(Counter(output.token_ids for output in outputs), law) > 1e-3
+
+
+def exact_law(target: CausalLM, prompt: list[int], num_tokens: int) -> dict[tuple[int, ...], float]:
+    """The probability of every output, by one forward over all of them."""
+    outputs = list(product(range(target.vocab_size), repeat=num_tokens))
+    rows = torch.tensor([[*prompt, *output] for output in outputs])
+    logits = target.forward(rows, KVCache(rows.shape[1], len(outputs)))[:, len(prompt) - 1 : -1]
+    chosen = logits.double().log_softmax(dim=-1).gather(-1, rows[:, len(prompt) :, None])[..., 0]
+    return dict(zip(outputs, chosen.sum(dim=-1).exp().tolist(), strict=True))
+
+
+def proposals(
+    target: CausalLM, drafter: Drafter, config: SpecConfig, sampling: SamplingParams, text: list[int]
+) -> Iterator[TokenTree]:
+    """Bring a drafter to the same text in different ways, as a session would, and ask it there."""
+    wants = drafter.needs
+    room = len(text) + 100
+    logits, hidden = target.forward_with_hidden(torch.tensor([text]), KVCache(len(text)), wants.hidden_layers)
+    for num_prompt, splits, asks in (
+        (len(text) - 1, [1], ()),  # all but one token is the prompt
+        (4, [1] * (len(text) - 4), range(len(text))),  # token by token, asked each time
+        (4, [len(text) - 4], ()),  # one commit, never asked before
+        (6, [1, 3, 1, 2, 4, len(text) - 17], (1, 3)),  # asked, then left out for some steps, then asked again
+    ):
+        plan = DraftPlan(config, sampling, 3, room, Stopping(config), KVCache(room))
+        drafter.start(text[:num_prompt], plan)
+        known, num_told = num_prompt, 0
+        for number, size in enumerate(splits):
+            rows = slice(num_told, known + size - 1)
+            trail = Trail(num_told, logits[0, rows], hidden[0, rows] if wants.hidden_layers else None)
+            target.forward(torch.tensor([text[rows]]), plan.target_cache)
+            known, num_told = known + size, known + size - 1
+            drafter.commit(text[known - size : known], trail if wants.anything else None)
+            if number in asks:
+                drafter.propose(3)
+                drafter.propose(1)
+        assert known == len(text)
+        yield drafter.propose(3)
+
+
+@pytest.fixture(scope="session")
+def checks() -> Checks:
+    return Checks()

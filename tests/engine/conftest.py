@@ -66,10 +66,18 @@ class TableLM:
                     recent = keys[row, 0, : length + num_new, 0][-tree_mask.shape[1] :]
                     before = keys[row, 0, : length + num_new - tree_mask.shape[1], 0][-ORDER:].tolist()
                     text = [*before, *recent[tree_mask[last]].tolist()]
-                places.append(text[-2] * self.vocab_size + text[-1])
+                before_last = text[-2] if len(text) > 1 else 0  # as if token 0 stood before every text
+                places.append(before_last * self.vocab_size + text[-1])
         cache.advance(num_new)
         logits = self.logits.view(-1, self.vocab_size)[torch.tensor(places)]
         return logits.view(len(cache.lengths), len(asked), -1)
+
+    def forward_with_hidden(
+        self, input_ids: Tensor, cache: KVCache, layers: Sequence[int], **tree: Any
+    ) -> tuple[Tensor, Tensor]:
+        assert not layers, "a table has no hidden states"
+        logits = self.forward(input_ids, cache, **tree)
+        return logits, logits[..., :0]
 
 
 def make_table(seed: int, vocab_size: int = VOCAB) -> Tensor:

@@ -2,7 +2,17 @@
 
 from autospec.engine.drafters.base import Drafter, DraftPlan, Needs, Trail
 from autospec.engine.drafters.ngram import NgramDrafter
+from autospec.engine.drafters.recycling import RecyclingDrafter
 from autospec.engine.drafters.small_model import SmallModelDrafter
 from autospec.engine.drafters.suffix import SuffixDrafter
 
-__all__ = ["DraftPlan", "Drafter", "Needs", "NgramDrafter", "SmallModelDrafter", "SuffixDrafter", "Trail"]
+__all__ = [
+    "DraftPlan",
+    "Drafter",
+    "Needs",
+    "NgramDrafter",
+    "RecyclingDrafter",
+    "SmallModelDrafter",
+    "SuffixDrafter",
+    "Trail",
+]

@@ -28,7 +28,9 @@ def ends(texts: list[list[int]], tokens: list[int]) -> list[int]:
     """Numbers of the tokens, over all texts, at which a substring ends."""
     found, before = [], 0
     for text in texts:
-        found += [before + end - 1 for end in range(len(tokens), len(text) + 1) if text[end - len(tokens) : end] == tokens]
+        found += [
+            before + end - 1 for end in range(len(tokens), len(text) + 1) if text[end - len(tokens) : end] == tokens
+        ]
         before += len(text)
     return found
 

@@ -130,7 +130,7 @@ def spec_config(value: Any) -> SpecConfig:
 def check_configs(configs: Iterable[SpecConfig], model: ModelSettings, faults: Faults) -> None:
     """Look for the drafter of every configuration among those of the model; unknown ones become faults."""
     known = sorted(model.named_drafters)
-    for name in dict.fromkeys(config.drafter for config in configs if not config.is_off):
+    for name in dict.fromkeys(name for config in configs for name in config.drafter_names):
         if name not in known:
             faults.found.append(f"`drafter` must be one of {known}, but got {name!r}{near(name, known)}")
 

@@ -7,10 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from autospec.engine.drafters import Drafter, NgramDrafter, SmallModelDrafter
+from autospec.engine.datastore import Datastore
+from autospec.engine.drafters import (
+    DatastoreDrafter,
+    Drafter,
+    NgramDrafter,
+    RecyclingDrafter,
+    SmallModelDrafter,
+    SuffixDrafter,
+)
+from autospec.engine.drafters.suffix import read_texts
 from autospec.engine.location import locate
 from autospec.engine.model import CausalLM, load_model
 from autospec.engine.text import TextCodec
@@ -43,9 +53,35 @@ def _ngram(path: str, context: LoadContext) -> Drafter:
     return NgramDrafter()
 
 
+def _suffix(path: str, context: LoadContext) -> Drafter:
+    if not path:
+        return SuffixDrafter()
+    encode = None if context.text is None else context.text.encode_span
+    texts = read_texts(Path(path).expanduser(), encode, context.target.vocab_size)
+    return SuffixDrafter(texts, source=f"suffix:{path}")
+
+
+def _recycling(path: str, context: LoadContext) -> Drafter:
+    return RecyclingDrafter()
+
+
+def _datastore(path: str, context: LoadContext) -> Drafter:
+    store = Datastore.load(Path(path).expanduser())
+    tokenizer = None if context.text is None else context.text.fingerprint()
+    if store.header.tokenizer != tokenizer:
+        raise ModelError(
+            f"a datastore must be of its target's tokenizer, but that of `{path}` is {store.header.tokenizer}, and "
+            f"that of `{context.target.name}` {tokenizer or 'not known'}"
+        )
+    return DatastoreDrafter(store, f"datastore:{path}")
+
+
 # One line for each kind of `autospec.rules.DRAFTER_KINDS`: (path behind the colon or "", context) -> drafter.
 MAKERS: dict[str, Callable[[str, LoadContext], Drafter]] = {
     "ngram": _ngram,
+    "suffix": _suffix,
+    "recycling": _recycling,
+    "datastore": _datastore,
 }
 
 

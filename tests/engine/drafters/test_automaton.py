@@ -75,13 +75,11 @@ def check_suffixes(automaton: SuffixAutomaton, known: list[list[int]]) -> None:
     text = known[-1]
     for at_most in (1, 3, automaton.max_counted):
         last = min(at_most, len(text), automaton.max_counted)
-        followed = {}  # what followed -> the longest suffix that it followed; only suffixes of one state agree in it
+        followed = {}  # state -> its longest suffix that was followed by something
         for size in range(1, last + 1):
             suffix = text[-size:]
-            after = {tuple([*suffix, token]) for token in range(5) if ends(known, [*suffix, token])}
-            state = state_of(automaton, suffix)
-            if after:
-                followed[state] = size
+            if any(ends(known, [*suffix, token]) for token in range(5)):
+                followed[state_of(automaton, suffix)] = size
         found = list(automaton.suffixes(at_most))
         assert dict(found) == followed
         assert [size for _, size in found] == sorted(followed.values(), reverse=True)

@@ -256,5 +256,5 @@ def test_other_rows_are_refused_by_line(line: str, message: str, tmp_path: Path)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="readable JSONL file, but: .*missing"):
+    with pytest.raises(ModelError, match=r"readable JSONL file, but: .*missing"):
         list(read_texts(tmp_path / "missing", None, 4))

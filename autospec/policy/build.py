@@ -18,6 +18,7 @@ from autospec.policy.parts import Evidence, ModelSource, Quality, Reproduction, 
 from autospec.policy.policy import Policy
 from autospec.policy.sources import model_digest, portable_source
 from autospec.records import Measurement, StepStats, Workload
+from autospec.rules import split_source
 
 if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
@@ -74,7 +75,8 @@ def build_policy(
 def _source(source: str, model: CausalLM | None) -> ModelSource:
     """Return where a model came from; a hub id is pinned to the commit that was loaded, where that is known."""
     if model is None:
-        return ModelSource(source)
+        is_built_in = bool(split_source(source)[0])
+        return ModelSource(portable_source(source), None, model_digest(source)) if is_built_in else ModelSource(source)
     revision = model.revision or getattr(model.model.config, "_commit_hash", None)
     return ModelSource(portable_source(source), revision, model_digest(source))
 

@@ -12,6 +12,7 @@ from autospec.errors import ConfigError
 from autospec.policy.parts import ModelSource
 from autospec.policy.sources import model_digest, resolve_source
 from autospec.profiling import fingerprint
+from autospec.rules import split_source
 
 Device = Mapping[str, str | int | float]
 
@@ -64,7 +65,8 @@ def model_differences(models: Mapping[str, ModelSource]) -> list[str]:
             found.append(f"the {role} `{model.source}` cannot be looked at: {error}")
             continue
         if digest is None:
-            found.append(f"the {role} `{model.source}` is not there ({Path(resolve_source(model.source)).absolute()})")
+            place = Path(split_source(resolve_source(model.source))[1]).absolute()
+            found.append(f"the {role} `{model.source}` is not there ({place})")
         elif digest != model.digest:
             found.append(f"the {role} `{model.source}` holds other files than when the policy was made")
     return found

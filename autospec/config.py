@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from autospec.errors import ConfigError
-from autospec.rules import ACCEPT_RULES, ENTROPY_FORMS, STOP_RULES, TREE_SHAPES
+from autospec.rules import ACCEPT_RULES, COMBINE_RULES, ENTROPY_FORMS, STOP_RULES, TREE_SHAPES
 
 MAX_DRAFT_LENGTH = 64
 MAX_TREE_NODES = 512
+MAX_SUFFIX_DEPTH = 64
 
 Paths = tuple[tuple[int, ...], ...]
 
@@ -115,7 +116,8 @@ class SpecConfig:
     """One way to speculate; `SpecConfig()` is speculation off.
 
     Args:
-        drafter: Name under which the decoder knows the drafter; empty when speculation is off.
+        drafter: Name under which the decoder knows the drafter, or several, as in `a+b`; empty when speculation is
+            off.
         draft_length: Most draft tokens along one path (gamma); 0 turns speculation off.
         tree_shape: How drafts are held; see `autospec.rules.TREE_SHAPES`.
         tree_width: Children of a node, and nodes kept at each depth of a `beam`, at most.
@@ -139,6 +141,11 @@ class SpecConfig:
         ngram_min: Shortest suffix the n-gram drafter looks up.
         ngram_max: Longest suffix the n-gram drafter looks up.
         exit_layer: Of a target that drafts itself, how many of its first layers do; 0 is a half of them.
+        combine: What several drafters do: `fallback` takes the draft of the first that has one, `merge` puts the
+            drafts of all into one trie.
+        suffix_factor: Tokens the suffix drafter may draft for each token of the suffix that it found.
+        suffix_min_prob: Share of earlier continuations below which it drafts no path.
+        suffix_depth: Longest suffix it looks up.
 
     Raises:
         ConfigError: A name is not known or a combination cannot work; all faults are listed.
@@ -160,6 +167,10 @@ class SpecConfig:
     entropy_scale: float = 0.2
     adaptive_goal: float = 0.9
     exit_layer: int = 0
+    combine: str = "fallback"
+    suffix_factor: float = 1.0
+    suffix_min_prob: float = 0.1
+    suffix_depth: int = 24
 
     def __post_init__(self) -> None:
         faults = _check_types(self) or self._faults()
@@ -178,6 +189,7 @@ class SpecConfig:
             "entropy_form": self.stop_rule != "entropy",
             "entropy_scale": self.stop_rule != "entropy" or self.entropy_form != "adaedl",
             "adaptive_goal": self.stop_rule != "adaptive",
+            "combine": len(self.drafter_names) < 2,
             "tree_width": not is_grown,
             "tree_nodes": not is_grown,
             "tree_paths": not is_ranked,
@@ -202,6 +214,9 @@ class SpecConfig:
             ("entropy_scale", 0, 100),
             ("adaptive_goal", 0, 1),
             ("exit_layer", 0, 1 << 16),
+            ("suffix_factor", 0, MAX_DRAFT_LENGTH),
+            ("suffix_min_prob", 0, 1),
+            ("suffix_depth", 1, MAX_SUFFIX_DEPTH),
         ):
             if not low <= getattr(self, name) <= high:
                 faults.append(f"`{low} <= {name} <= {high}` must hold, but got {getattr(self, name)}")
@@ -215,6 +230,7 @@ class SpecConfig:
             "accept_rule": tuple(ACCEPT_RULES),
             "tree_shape": tuple(TREE_SHAPES),
             "entropy_form": ENTROPY_FORMS,
+            "combine": COMBINE_RULES,
         }
         return [
             f"`{name}` must be one of {list(names)}, but got {getattr(self, name)!r}"
@@ -233,7 +249,17 @@ class SpecConfig:
             faults.append(f"tree_shape {shape!r} goes with stop rules {list(allowed)}, but got {self.stop_rule!r}")
         if shape in ("static", "optimal"):
             faults += self._path_faults()
-        return faults
+        return faults + self._combine_faults()
+
+    def _combine_faults(self) -> list[str]:
+        names = self.drafter_names
+        if len(names) < 2:
+            return []
+        if not all(names) or len(set(names)) < len(names):
+            return [f"drafters joined by + must be names, all different, but got {self.drafter!r}"]
+        if self.combine == "merge" and self.tree_shape != "trie":
+            return [f"combine 'merge' makes a trie, but got tree_shape={self.tree_shape!r}"]
+        return []
 
     def _path_faults(self) -> list[str]:
         paths = set(self.tree_paths)
@@ -257,6 +283,11 @@ class SpecConfig:
     def is_off(self) -> bool:
         """Whether this is plain decoding."""
         return self.draft_length == 0
+
+    @property
+    def drafter_names(self) -> tuple[str, ...]:
+        """The drafters that are used, in order; none when speculation is off."""
+        return () if self.is_off else tuple(self.drafter.split("+"))
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that differ from speculation off, so that later fields do not change old hashes."""
@@ -285,10 +316,14 @@ class SpecConfig:
         if self.is_off:
             return "off"
         words = [f"{self.drafter} x{self.draft_length}"]
-        if self.drafter == "ngram":
+        if len(self.drafter_names) > 1:
+            words.append(self.combine)
+        if "ngram" in self.drafter_names:
             words.append(f"n{self.ngram_min}-{self.ngram_max}")
         if self.exit_layer:
             words.append(f"exit {self.exit_layer}")
+        if "suffix" in self.drafter_names:
+            words.append(f"s{self.suffix_depth} {self.suffix_factor:g} {self.suffix_min_prob:g}")
         if self.tree_paths:
             words.append(f"{self.tree_shape} {len(self.tree_paths)}")
         elif self.tree_shape != "chain":

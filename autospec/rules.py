@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 STOP_RULES = ("static", "confidence", "entropy", "cumulative", "adaptive", "heuristic", "cost_aware")
 ENTROPY_FORMS = ("svip", "adaedl")
+COMBINE_RULES = ("fallback", "merge")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +75,14 @@ class DrafterFacts:
     """What a kind of drafter is; any other source of a drafter is a draft model.
 
     Args:
-        needs_path: Its source is `kind:path`; otherwise the kind alone.
+        needs_path: Its source is `kind:path`; otherwise the kind alone, or with a path where it can read one.
         meaning: In a few words, with the source.
+        reads_data: The path is a file or folder of data, not a model.
     """
 
     needs_path: bool
     meaning: str
+    reads_data: bool = False
 
 
 DRAFTER_KINDS = {
@@ -87,6 +90,11 @@ DRAFTER_KINDS = {
     "early_exit": DrafterFacts(False, "the target's own first layers, or those named, under its head (2404.16710)"),
     "medusa": DrafterFacts(True, "heads that each guess one token further ahead (2401.10774)"),
     "ngram": DrafterFacts(False, "copies what followed the last time the text ended like this (prompt lookup)"),
+    "suffix": DrafterFacts(
+        False, "what most often followed this ending of the text, here or in earlier texts (2411.04975)", True
+    ),
+    "recycling": DrafterFacts(False, "the target's own top candidates behind each token (2408.08696)"),
+    "datastore": DrafterFacts(True, "what most often followed this ending in files of one's own (2311.08252)", True),
 }
 
 

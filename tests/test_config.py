@@ -70,6 +70,10 @@ def test_every_field_changes_the_hash(field: str) -> None:
         "entropy_scale": 0.3,
         "adaptive_goal": 0.8,
         "exit_layer": 3,
+        "combine": "merge",
+        "suffix_factor": 2.0,
+        "suffix_min_prob": 0.2,
+        "suffix_depth": 8,
     }
     needed: dict[str, dict[str, Any]] = {  # with which a field has an effect
         "stop_threshold": {"stop_rule": "confidence"},
@@ -80,14 +84,16 @@ def test_every_field_changes_the_hash(field: str) -> None:
         "entropy_form": {"stop_rule": "entropy"},
         "entropy_scale": {"stop_rule": "entropy", "entropy_form": "adaedl"},
         "adaptive_goal": {"stop_rule": "adaptive"},
+        "combine": {"drafter": "a+b", "tree_shape": "trie"},
     }
-    base = SpecConfig(drafter="draft", draft_length=7, **needed.get(field, {}))
+    base = SpecConfig(**{"drafter": "draft", "draft_length": 7, **needed.get(field, {})})
     assert dataclasses.replace(base, **{field: other[field]}).config_hash != base.config_hash
 
 
 def test_knobs_without_effect_do_not_change_the_configuration() -> None:
     static = SpecConfig(drafter="draft", draft_length=4)
     assert SpecConfig(drafter="draft", draft_length=4, stop_threshold=0.9, draft_length_start=9) == static
+    assert SpecConfig(drafter="draft", draft_length=4, combine="merge") == static
     off = SpecConfig(drafter="ngram", draft_length=0, stop_rule="confidence", accept_rule="block", ngram_max=5)
     assert off == SpecConfig()
     assert SpecConfig.from_json(off.to_json()) == off
@@ -143,6 +149,14 @@ def test_config_is_frozen_and_hashable() -> None:
         ({"drafter": "d", "draft_length": 1, "tree_shape": "static", "tree_paths": ((0,), (0, 0))}, "draft_length"),
         ({"drafter": "d", "draft_length": 4, "tree_shape": "beam", "accept_rule": "block"}, "'block' serves chains"),
         ({"drafter": "d", "draft_length": 4, "tree_shape": "beam", "stop_rule": "entropy"}, "'entropy'"),
+        ({"combine": "vote"}, "combine"),
+        ({"suffix_factor": -0.5}, "suffix_factor"),
+        ({"suffix_min_prob": 1.5}, "suffix_min_prob"),
+        ({"suffix_depth": 0}, "suffix_depth"),
+        ({"suffix_depth": 65}, "suffix_depth"),
+        ({"drafter": "a+", "draft_length": 4}, "'a+'"),
+        ({"drafter": "a+b+a", "draft_length": 4}, "all different"),
+        ({"drafter": "a+b", "draft_length": 4, "combine": "merge"}, "'merge' makes a trie"),
     ],
 )
 def test_impossible_config_is_refused_by_name(values: dict[str, Any], named: str) -> None:
@@ -197,10 +211,19 @@ def test_what_is_not_a_mapping_is_refused(values: Any) -> None:
         (SpecConfig("draft", 4, tree_shape="static", tree_paths=((0,), (1,))), "draft x4 static 2 exact"),
         (SpecConfig("draft", 4, stop_rule="entropy", stop_threshold=0.5), "draft x4 svip 0.50 exact"),
         (SpecConfig("draft", 4, stop_rule="cost_aware"), "draft x4 cost_aware exact"),
+        (SpecConfig("suffix", 4, suffix_factor=2, suffix_min_prob=0.25), "suffix x4 s24 2 0.25 exact"),
+        (SpecConfig("ngram+draft", 4), "ngram+draft x4 fallback n1-3 exact"),
+        (SpecConfig("a+b", 4, tree_shape="trie", combine="merge"), "a+b x4 merge trie 2/16 exact"),
     ],
 )
 def test_short_form(config: SpecConfig, expected: str) -> None:
     assert config.short() == expected
+
+
+def test_drafters_are_named_one_by_one() -> None:
+    assert SpecConfig("a+b", 4).drafter_names == ("a", "b")
+    assert SpecConfig("draft", 4).drafter_names == ("draft",)
+    assert SpecConfig().drafter_names == ()
 
 
 def test_sampling_is_greedy_only_at_temperature_zero() -> None:

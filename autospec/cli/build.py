@@ -18,7 +18,7 @@ from autospec.pocket import workload_path
 from autospec.policy import resolve_source
 from autospec.policy.sources import POCKET_PREFIX
 from autospec.records import Workload
-from autospec.rules import split_source
+from autospec.rules import DRAFTER_KINDS, split_source
 from autospec.workloads import WorkloadSource, load_workload
 
 if TYPE_CHECKING:
@@ -63,6 +63,8 @@ def check_models(model: ModelSettings, faults: Faults) -> None:
     from autospec.engine.location import locate, looks_like_path
 
     hub_failed = False
+    for name, source in model.named_drafters.items():
+        faults.attempt(partial(_check_data, source), f"model.drafters.{name}")
     for where, source in _sources(model).items():
         location = faults.attempt(partial(resolve_source, source), where)
         if location is None or (hub_failed and not looks_like_path(location)):
@@ -74,8 +76,17 @@ def check_models(model: ModelSettings, faults: Faults) -> None:
 def _sources(model: ModelSettings) -> dict[str, str]:
     """Return every model by the name of its setting; drafters that are built in have none."""
     named = {"model.target": model.target, "model.tokenizer": model.tokenizer or ""}
-    named |= {f"model.drafters.{name}": split_source(source)[1] for name, source in model.named_drafters.items()}
+    for name, source in model.named_drafters.items():
+        kind, path = split_source(source)
+        if not (kind and DRAFTER_KINDS[kind].reads_data):
+            named[f"model.drafters.{name}"] = path
     return {name: source for name, source in named.items() if source}
+
+
+def _check_data(source: str) -> None:
+    kind, path = split_source(source)
+    if kind and DRAFTER_KINDS[kind].reads_data and path and not Path(path).expanduser().exists():
+        raise ConfigError(f"what a drafter of kind {kind!r} reads must be a file or folder, but `{path}` is not there")
 
 
 def _quieten(model: ModelSettings) -> None:
@@ -130,13 +141,17 @@ def spec_config(value: Any) -> SpecConfig:
 def check_configs(configs: Iterable[SpecConfig], model: ModelSettings, faults: Faults) -> None:
     """Look for the drafter of every configuration among those of the model; unknown ones become faults."""
     known = sorted(model.named_drafters)
-    for name in dict.fromkeys(config.drafter for config in configs if not config.is_off):
+    for name in dict.fromkeys(name for config in configs for name in config.drafter_names):
         if name not in known:
             faults.found.append(f"`drafter` must be one of {known}, but got {name!r}{near(name, known)}")
 
 
-def checked_root(root: str) -> Path:
-    """Return the folder of all outputs as an absolute path; refuse one that could not be made, without making it.
+def checked_root(root: str, setting: str = "output_root") -> Path:
+    """Return a folder for outputs as an absolute path; refuse one that could not be made, without making it.
+
+    Args:
+        root: As it was given.
+        setting: Where.
 
     Raises:
         ConfigError: Its nearest existing parent is no folder, or nothing can be written there.
@@ -144,7 +159,7 @@ def checked_root(root: str) -> Path:
     path = Path(root).expanduser().absolute()
     existing = next(parent for parent in (path, *path.parents) if parent.exists())
     if not existing.is_dir():
-        raise ConfigError(f"`output_root` must be a folder or possible to make, but {existing} is a file")
+        raise ConfigError(f"`{setting}` must be a folder or possible to make, but {existing} is a file")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"`output_root` must be in a folder that can be written to, but {existing} cannot")
+        raise ConfigError(f"`{setting}` must be in a folder that can be written to, but {existing} cannot")
     return path

@@ -68,6 +68,16 @@ COMMANDS = {
             "python -m autospec train recipe=pocket recipe.device=cuda",
         ),
     ),
+    "datastore": Command(
+        "make text files into a datastore to draft from",
+        "Reads files with the tokenizer of a model and writes what the drafter datastore:PATH looks through: what\n"
+        "followed the longest ending of the text that occurs in them. It serves models with that tokenizer only.",
+        (
+            "python -m autospec datastore 'paths=[src,docs]' output=my_datastore",
+            "python -m autospec datastore 'paths=[notes.txt]' model=custom model.target=Qwen/Qwen3-8B output=my_notes",
+            "python -m autospec datastore 'paths=[src]' output=my_datastore max_tokens=50000000",
+        ),
+    ),
     "mlflow": Command(
         "browse the experiments that tune logged",
         "Starts MLflow's server on the store under outputs/, for this machine only, until Ctrl-C.",

@@ -15,7 +15,7 @@ import torch
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.cache import KVCache
-from autospec.engine.drafters import ChecksConfig, Drafter
+from autospec.engine.drafters import ChecksConfig, CombinedDrafter, Drafter
 from autospec.engine.loading import LoadContext, load_drafter, load_text
 from autospec.engine.model import CausalLM, PreTrainedModel, load_model
 from autospec.engine.options import Chooser, Chunk, GenerationOptions
@@ -33,12 +33,17 @@ class SpeculativeDecoder:
         target: The model whose output is wanted.
         drafters: Name to drafter; a `SpecConfig` refers to these names.
         text: Tokenizer; None restricts prompts to token ids.
+
+    Raises:
+        ConfigError: A name holds a +, which stands between names.
     """
 
     def __init__(
         self, target: CausalLM, drafters: Mapping[str, Drafter] | None = None, text: TextCodec | None = None
     ) -> None:
         self.target, self.drafters, self.text = target, dict(drafters or {}), text
+        if joined := [name for name in self.drafters if "+" in name]:
+            raise ConfigError(f"names of drafters must be without +, but got {joined}")
 
     @classmethod
     def from_pretrained(  # noqa: PLR0913  (the public contract)
@@ -86,13 +91,11 @@ class SpeculativeDecoder:
         """Refuse a configuration that this decoder cannot run.
 
         Raises:
-            ConfigError: The drafter is not loaded, or the stopping rule needs draft probabilities it has not.
+            ConfigError: A drafter is not loaded, or the stopping rule needs draft probabilities it has not.
         """
-        if config.is_off:
-            return
-        drafter = self.drafters.get(config.drafter)
+        drafter = self._drafter(config)
         if drafter is None:
-            raise ConfigError(f"`drafter` must be one of {sorted(self.drafters)}, but got {config.drafter!r}")
+            return
         if config.stop_rule not in ("static", "heuristic") and not drafter.has_probs:
             raise ConfigError(
                 f"stop_rule {config.stop_rule!r} needs draft probabilities, but drafter {config.drafter!r} has none"
@@ -103,6 +106,15 @@ class SpeculativeDecoder:
             )
         if isinstance(drafter, ChecksConfig):
             drafter.check(config)
+
+    def _drafter(self, config: SpecConfig) -> Drafter | None:
+        """Return the drafter of a configuration, made of several where it names several."""
+        if unknown := [name for name in config.drafter_names if name not in self.drafters]:
+            raise ConfigError(f"`drafter` must be one of {sorted(self.drafters)}, but got {unknown[0]!r}")
+        parts = {name: self.drafters[name] for name in config.drafter_names}
+        if len(parts) > 1:
+            return CombinedDrafter(parts, config.combine)
+        return next(iter(parts.values()), None)
 
     def render(self, prompt: Prompt) -> list[int]:
         """Return the token ids of a workload's prompt, through the chat template where there is one."""
@@ -234,8 +246,7 @@ class SpeculativeDecoder:
         """Yield the tokens each step adds, why the output ends with them (or an empty string), and the counts."""
         started = perf_counter()
         eos = frozenset() if options.ignore_eos else self.target.eos_token_ids
-        drafter = None if job.config.is_off else self.drafters[job.config.drafter]
-        session = Session(self.target, drafter, job)
+        session = Session(self.target, self._drafter(job.config), job)
         stats = session.stats
         for tokens in session.run():
             kept, reason = _end(tokens, eos, growing)

@@ -9,15 +9,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from autospec.engine.datastore import Datastore
 from autospec.engine.drafters import (
+    DatastoreDrafter,
     Drafter,
     EagleDrafter,
     EarlyExitDrafter,
     MedusaDrafter,
     NgramDrafter,
+    RecyclingDrafter,
     SmallModelDrafter,
+    SuffixDrafter,
     TranslatedModelDrafter,
 )
+from autospec.engine.drafters.suffix import read_texts
 from autospec.engine.location import locate
 from autospec.engine.model import CausalLM, PreTrainedModel, load_model
 from autospec.engine.text import PreTrainedTokenizerBase, TextCodec, has_tokenizer
@@ -62,12 +67,38 @@ def _eagle(path: str, context: LoadContext) -> Drafter:
     return EagleDrafter.load(path, context.target)
 
 
+def _suffix(path: str, context: LoadContext) -> Drafter:
+    if not path:
+        return SuffixDrafter()
+    encode = None if context.text is None else context.text.encode_span
+    texts = read_texts(Path(path).expanduser(), encode, context.target.vocab_size)
+    return SuffixDrafter(texts, source=f"suffix:{path}")
+
+
+def _recycling(path: str, context: LoadContext) -> Drafter:
+    return RecyclingDrafter()
+
+
+def _datastore(path: str, context: LoadContext) -> Drafter:
+    store = Datastore.load(Path(path).expanduser())
+    tokenizer = None if context.text is None else context.text.fingerprint()
+    if store.header.tokenizer != tokenizer:
+        raise ModelError(
+            f"a datastore must be of its target's tokenizer, but that of `{path}` is {store.header.tokenizer}, and "
+            f"that of `{context.target.name}` {tokenizer or 'not known'}"
+        )
+    return DatastoreDrafter(store, f"datastore:{path}")
+
+
 # One line for each kind of `autospec.rules.DRAFTER_KINDS`: (path behind the colon or "", context) -> drafter.
 MAKERS: dict[str, Callable[[str, LoadContext], Drafter]] = {
     "eagle": _eagle,
     "early_exit": _early_exit,
     "medusa": _medusa,
     "ngram": _ngram,
+    "suffix": _suffix,
+    "recycling": _recycling,
+    "datastore": _datastore,
 }
 
 

@@ -20,7 +20,7 @@ from autospec.engine.probing import check_usable, first_line
 from autospec.errors import ModelError
 
 # Other modules take the type from here, so that transformers has one room.
-__all__ = ["CausalLM", "PreTrainedModel", "attention_mask", "cache_argument", "load_model", "resolve_device"]
+__all__ = ["CausalLM", "PreTrainedModel", "cache_argument", "load_model", "resolve_device"]
 
 
 class CausalLM:

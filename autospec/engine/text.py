@@ -5,6 +5,8 @@ Knows no model.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,6 +63,10 @@ class TextCodec:
             raise WorkloadError(f"a prompt must hold at least one token, but got {text!r}")
         return ids
 
+    def encode_span(self, text: str) -> list[int]:
+        """Return the ids of a text that is no prompt: without special tokens, of any length, perhaps none."""
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
     def render(self, prompt: Prompt) -> list[int]:
         """Return the ids of a prompt; messages go through the chat template where there is one.
 
@@ -88,6 +94,11 @@ class TextCodec:
     def vocabulary(self) -> dict[str, int]:
         """Return all tokens and their ids."""
         return dict(self.tokenizer.get_vocab())
+
+    def fingerprint(self) -> str:
+        """Return sixteen hexadecimal digits over all tokens and their ids: what makes token ids mean the same."""
+        pairs = sorted(self.vocabulary().items(), key=lambda pair: (pair[1], pair[0]))
+        return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()[:16]
 
 
 def has_tokenizer(folder: Path) -> bool:

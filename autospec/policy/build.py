@@ -89,7 +89,8 @@ def _source(source: str, model: CausalLM | None) -> ModelSource:
     if split_source(source)[0]:
         return ModelSource(portable_source(source), digest=model_digest(source))
     if model is None:
-        return ModelSource(source)
+        is_built_in = bool(split_source(source)[0])
+        return ModelSource(portable_source(source), None, model_digest(source)) if is_built_in else ModelSource(source)
     revision = model.revision or getattr(model.model.config, "_commit_hash", None)
     return ModelSource(portable_source(source), revision, model_digest(source))
 

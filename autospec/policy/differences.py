@@ -68,7 +68,7 @@ def model_differences(
             found.append(f"the {role} `{model.source}` cannot be looked at: {error}")
             continue
         if digest is None:
-            place = Path(resolve_source(split_source(model.source)[1])).absolute()
+            place = Path(split_source(resolve_source(model.source))[1]).absolute()
             found.append(f"the {role} `{model.source}` is not there ({place})")
         elif digest != model.digest:
             found.append(f"the {role} `{model.source}` holds other files than when the policy was made")

@@ -65,10 +65,15 @@ class Policy:
             faults.append(
                 f"(batch_size, context_length, category) must be given once, but {situation} has several rows"
             )
-        for name in sorted({row.config.drafter for row in self.rows if not row.config.is_off} - set(self.drafters)):
+        for name in sorted(self._used - set(self.drafters)):
             faults.append(f"rows may use only the drafters {sorted(self.drafters)}, but got {name!r}")
         if faults:
             raise PolicyError("\n".join(faults))
+
+    @property
+    def _used(self) -> set[str]:
+        """The drafters that the table uses."""
+        return {name for row in self.rows for name in row.config.drafter_names}
 
     def choose(
         self, batch_size: int = 1, context_length: int | None = None, category: str | None = None
@@ -98,9 +103,8 @@ class Policy:
         from autospec.engine.decoder import SpeculativeDecoder
         from autospec.engine.model import load_model
 
-        used = {row.config.drafter for row in self.rows if not row.config.is_off}
         drafters: dict[str, str | PreTrainedModel] = {}
-        for name in sorted(used):
+        for name in sorted(self._used):
             model, source = self.drafters[name], resolve_source(self.drafters[name].source)
             if model.revision is None:
                 drafters[name] = source

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from autospec import pocket
 from autospec.errors import ConfigError
-from autospec.rules import split_source
+from autospec.rules import DRAFTER_KINDS, split_source
 
 POCKET_PREFIX = "pocket/"
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -44,9 +44,11 @@ def portable_source(source: str) -> str:
     """Return what finds a model from anywhere.
 
     That is `pocket/target` or `pocket/draft` for an embedded model, the absolute path of another local folder, and a
-    hub id as it is; in a source `kind:path` the same for the path.
+    hub id as it is; in a source `kind:path` the same for the path, and the absolute path of a file of data.
     """
     kind, path = split_source(source)
+    if kind and _is_data(source):
+        return f"{kind}:{Path(path).expanduser().resolve()}"
     if kind:
         return f"{kind}:{portable_source(path)}" if path else kind
     if not Path(source).is_dir():
@@ -72,12 +74,29 @@ def tokenizer_digest(source: str) -> str | None:
     return digest.hexdigest()[:16]
 
 
+def _is_data(source: str) -> bool:
+    kind, path = split_source(source)
+    return bool(path) and kind in DRAFTER_KINDS and DRAFTER_KINDS[kind].reads_data
+
+
+def _data_digest(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
 def model_digest(source: str) -> str | None:
     """Return what identifies the files of a local model, or None where the source is not a local folder.
 
     Sixteen hexadecimal digits over `config.json` and, of every weight file, name, size and one MiB of its beginning,
-    middle and end: retrained weights are noticed, and a model of many gigabytes still takes milliseconds.
+    middle and end: retrained weights are noticed, and a model of many gigabytes still takes milliseconds. Of a
+    drafter's data it is over the file, or the headers of its folder, which tell of the rest.
     """
+    if _is_data(source):
+        return _data_digest(Path(split_source(source)[1]).expanduser())
     place = split_source(source)[1]
     folder = Path(resolve_source(place))
     if not place or not folder.is_dir():

@@ -82,8 +82,8 @@ class SearchSpace:
         named = domain.values if isinstance(domain, Choices) else ()
         faults = [
             f"{self.name}: `knobs.drafter.choices` must name drafters of the decoder {known}, but got {name!r}"
-            f"{near(str(name), known)}"
-            for name in named
+            f"{near(name, known)}"
+            for name in dict.fromkeys(part for choice in named for part in str(choice).split("+"))
             if name not in known
         ]
         if faults:

@@ -61,8 +61,11 @@ def test_the_embedded_model_is_that_of_the_configuration() -> None:
 def test_every_model_that_is_missing_is_a_fault() -> None:
     faults = Faults()
     drafters: dict[str, str | None] = {"a": "/no/where", "b": "ngram", "c": None, "d": "pocket/drft"}
+    drafters |= {"e": "datastore:/no/where", "f": "suffix:/no/where.jsonl", "g": f"suffix:{__file__}", "h": "suffix"}
     build.check_models(ModelSettings(target="./no", drafters=drafters, tokenizer="~/no/tokenizer"), faults)
     assert [fault.split(":")[0] for fault in faults.found] == [
+        "`model.drafters.e`",
+        "`model.drafters.f`",
         "`model.target`",
         "`model.tokenizer`",
         "`model.drafters.a`",
@@ -84,6 +87,14 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch: pytest.MonkeyPa
     build.check_models(ModelSettings(target="org/a", drafters={"x": "org/b", "y": "./path"}), faults)
     assert asked == ["org/a", "./path"]
     assert len(faults.found) == 2
+
+
+def test_every_drafter_of_a_combination_must_be_known() -> None:
+    faults, model = Faults(), ModelSettings(target="t", drafters={"draft": "d", "ngram": "ngram"})
+    build.check_configs([SpecConfig("ngram+draft", 4), SpecConfig("ngram+darft", 4)], model, faults)
+    assert faults.found == [
+        "`drafter` must be one of ['draft', 'ngram'], but got 'darft'; did you mean `draft`?",
+    ]
 
 
 def test_an_output_root_is_checked_without_being_made(tmp_path: Path) -> None:

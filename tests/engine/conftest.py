@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -18,7 +19,17 @@ from torch import Tensor
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.cache import KVCache
-from autospec.engine.drafters import Drafter, DraftPlan, NgramDrafter, SmallModelDrafter
+from autospec.engine.datastore import Datastore
+from autospec.engine.drafters import (
+    CombinedDrafter,
+    DatastoreDrafter,
+    Drafter,
+    DraftPlan,
+    NgramDrafter,
+    RecyclingDrafter,
+    SmallModelDrafter,
+    SuffixDrafter,
+)
 from autospec.engine.termination import Stopping
 from autospec.rules import ACCEPT_RULES, STOP_RULES, TREE_SHAPES
 
@@ -66,10 +77,18 @@ class TableLM:
                     recent = keys[row, 0, : length + num_new, 0][-tree_mask.shape[1] :]
                     before = keys[row, 0, : length + num_new - tree_mask.shape[1], 0][-ORDER:].tolist()
                     text = [*before, *recent[tree_mask[last]].tolist()]
-                places.append(text[-2] * self.vocab_size + text[-1])
+                before_last = text[-2] if len(text) > 1 else 0  # as if token 0 stood before every text
+                places.append(before_last * self.vocab_size + text[-1])
         cache.advance(num_new)
         logits = self.logits.view(-1, self.vocab_size)[torch.tensor(places)]
         return logits.view(len(cache.lengths), len(asked), -1)
+
+    def forward_with_hidden(
+        self, input_ids: Tensor, cache: KVCache, layers: Sequence[int], **tree: Any
+    ) -> tuple[Tensor, Tensor]:
+        assert not layers, "a table has no hidden states"
+        logits = self.forward(input_ids, cache, **tree)
+        return logits, logits[..., :0]
 
 
 def make_table(seed: int, vocab_size: int = VOCAB) -> Tensor:
@@ -120,11 +139,42 @@ def p_value(counts: Counter[tuple[int, ...]], law: dict[tuple[int, ...], float])
     return float(chisquare(observed, expected).pvalue)
 
 
+BEGINNINGS = ((1, 2, 3, 4, 5, 6, 1, 2, 3), (10, 11, 12, 13, 10, 11, 12, 13, 14, 10, 11))  # of texts of the laws
+ROLLOUT_LENGTH = 16
+_ROLLOUTS: WeakKeyDictionary[Any, list[list[int]]] = WeakKeyDictionary()
+
+
+def rollouts(model: Any) -> list[list[int]]:
+    """What a model makes of every token and of a few longer beginnings: texts for drafters that look things up."""
+    if model not in _ROLLOUTS:
+        starts = [torch.arange(model.vocab_size)[:, None]]
+        starts += [torch.tensor([beginning]) % model.vocab_size for beginning in BEGINNINGS]
+        _ROLLOUTS[model] = [text for start in starts for text in continued(model, start)]
+    return _ROLLOUTS[model]
+
+
+def continued(model: Any, start: Tensor) -> list[list[int]]:
+    cache, rows = KVCache(start.shape[1] + ROLLOUT_LENGTH, len(start)), [start]
+    for _ in range(ROLLOUT_LENGTH):
+        rows.append(model.forward(rows[-1], cache, num_logits=1).argmax(dim=-1))
+    texts: list[list[int]] = torch.cat(rows, dim=1).tolist()
+    return texts
+
+
+def retrieval_and_model(model: Any) -> dict[str, Drafter]:
+    return {"ngram": NgramDrafter(), "small_model": SmallModelDrafter(model, model.vocab_size)}
+
+
 # A later drafter, stopping rule or acceptance rule joins all contract checks with one line here; rules known to
 # `config.py` are taken from there, and one without its line fails at collection.
 DRAFTERS: dict[str, Callable[[Any], Drafter]] = {
     "small_model": lambda model: SmallModelDrafter(model, model.vocab_size),
     "ngram": lambda model: NgramDrafter(),
+    "suffix": lambda model: SuffixDrafter(rollouts(model)),
+    "recycling": lambda model: RecyclingDrafter(),
+    "datastore": lambda model: DatastoreDrafter(Datastore.of(rollouts(model))),
+    "fallback": lambda model: CombinedDrafter(retrieval_and_model(model), "fallback"),
+    "merge": lambda model: CombinedDrafter(retrieval_and_model(model), "merge"),
 }
 STOPPING: dict[str, dict[str, Any]] = {
     "static": {},

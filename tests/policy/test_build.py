@@ -62,6 +62,8 @@ def decoder(tmp_path, monkeypatch):
 
     drafters = {
         "ngram": SimpleNamespace(source="ngram"),
+        "files": SimpleNamespace(source=f"suffix:{draft / 'config.json'}"),
+        "own": SimpleNamespace(source="mine"),
         "draft": SimpleNamespace(source=str(draft), model=model(str(draft))),
         "hub": SimpleNamespace(source="some/model", model=model("some/model", commit="abc")),
     }
@@ -86,6 +88,9 @@ def test_models_are_stored_under_names_that_mean_the_same_anywhere(decoder, work
     assert policy.target.digest is not None
     assert policy.target.digest != policy.drafters["draft"].digest
     assert policy.drafters["ngram"] == ModelSource("ngram")
+    assert policy.drafters["own"] == ModelSource("mine")
+    files = policy.drafters["files"]
+    assert (files.source.split(":")[0], files.revision, len(files.digest or "")) == ("suffix", None, 16)
     assert policy.drafters["hub"] == ModelSource("some/model", "abc")
     assert policy.dtype == "float32"
 

@@ -367,6 +367,29 @@ def test_a_decoder_gets_the_target_and_the_drafters_in_use(with_rows):
 
 
 @pytest.mark.usefixtures("fake_engine")
+def test_a_decoder_gets_every_drafter_of_a_combination(policy, tmp_path):
+    import torch
+
+    combined = Row(SpecConfig("ngram+draft", 4, combine="merge", tree_shape="trie"))
+    policy = dataclasses.replace(
+        policy, rows=(combined,), device={**policy.device, "num_threads": torch.get_num_threads()}
+    )
+    policy.save(tmp_path / "policy.json")
+    loaded = load_policy(tmp_path / "policy.json")
+    assert loaded.choose() == combined.config
+    assert sorted(loaded.decoder(device="cpu").arguments["drafters"]) == ["draft", "ngram"]
+    with pytest.raises(PolicyError, match=r"rows may use only the drafters \['draft'\], but got 'ngram'"):
+        dataclasses.replace(policy, drafters={"draft": policy.drafters["draft"]})
+
+
+def test_data_of_a_drafter_that_is_not_there_is_told(policy, tmp_path):
+    missing = ModelSource(f"datastore:{tmp_path / 'gone'}", digest="0123456789abcdef")
+    dataclasses.replace(policy, drafters={**policy.drafters, "files": missing}).save(tmp_path / "policy.json")
+    with pytest.warns(AutospecWarning, match=rf"the drafter files `.*` is not there \({tmp_path / 'gone'}\)"):
+        load_policy(tmp_path / "policy.json")
+
+
+@pytest.mark.usefixtures("fake_engine")
 def test_a_decoder_warns_on_another_kind_of_device_and_other_threads(policy):
     with pytest.warns(AutospecWarning, match="measured on cuda, but the decoder runs on cpu"):
         dataclasses.replace(policy, device={"device_kind": "cuda"}).decoder()

@@ -64,6 +64,24 @@ def test_a_digest_sees_beginning_middle_and_end_of_large_files(tmp_path):
     assert len(digests) == 4
 
 
+def test_data_of_drafters_is_found_from_anywhere_and_has_a_digest(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.jsonl").write_text('"a"')
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "datastore.json").write_text("{}")
+    assert portable_source("suffix:texts.jsonl") == f"suffix:{tmp_path.resolve() / 'texts.jsonl'}"
+    assert portable_source("datastore:store") == f"datastore:{tmp_path.resolve() / 'store'}"
+    assert portable_source("suffix") == "suffix"
+    before = model_digest("suffix:texts.jsonl"), model_digest("datastore:store")
+    assert None not in before
+    (tmp_path / "texts.jsonl").write_text('"b"')
+    (tmp_path / "store" / "datastore.json").write_text('{"digest": 1}')
+    after = model_digest("suffix:texts.jsonl"), model_digest("datastore:store")
+    assert before[0] != after[0]
+    assert before[1] != after[1]
+    assert model_digest("suffix:missing.jsonl") is None
+
+
 def test_only_local_folders_have_a_digest():
     assert model_digest("Qwen/Qwen3-8B") is None
     assert model_digest("ngram") is None

@@ -125,6 +125,14 @@ def test_a_drafter_the_decoder_has_not_is_refused_with_a_hint():
     assert len(caught.value.faults) == 2
 
 
+def test_every_drafter_of_a_combination_must_be_there():
+    space = SearchSpace([Knob("drafter", Choices(("draft", "ngram+draft", "ngram+suffix")))])
+    space.check(["draft", "ngram", "suffix"])
+    with pytest.raises(ConfigError, match="but got 'suffix'") as caught:
+        space.check(["draft", "ngram"])
+    assert len(caught.value.faults) == 1
+
+
 def test_the_hash_ignores_comments_and_sees_values(tmp_path: Path):
     text = "knobs:\n  drafter: {choices: [draft]}\n  draft_length: {range: [1, 4]}\n"
     paths = []

@@ -19,7 +19,8 @@ from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
 from autospec.engine.cache import KVCache
 from autospec.engine.drafters.checkpoint import HeadCheckpoint
-from autospec.engine.model import CausalLM, attention_mask
+from autospec.engine.masks import NewTokens, attention_mask
+from autospec.engine.model import CausalLM
 from autospec.errors import ModelError
 
 
@@ -241,7 +242,7 @@ class EagleModel:
             for name in "qkv"
         )
         query, key = self._rotate(query, positions), self._rotate(key, positions)
-        mask = attention_mask(cache.lengths, num_new, tree_mask, inputs.dtype)
+        mask = attention_mask(NewTokens(cache.lengths, num_new, tree_mask), {"full_attention": None}, inputs.dtype)
         keys, values = cache.update(key, value, 0)
         repeats = shape.num_heads // shape.num_kv_heads
         keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)

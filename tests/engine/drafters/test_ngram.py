@@ -10,6 +10,7 @@ from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.cache import KVCache
 from autospec.engine.drafters import Drafter, DraftPlan, NgramDrafter
 from autospec.engine.termination import Stopping
+from autospec.engine.tree import TokenTree
 
 
 def plan(ngram_min: int = 1, ngram_max: int = 3) -> DraftPlan:
@@ -119,3 +120,64 @@ def test_equals_a_search_of_every_place(num_tokens: int, sizes: tuple[int, int])
             drafter.commit(fresh)
             text += fresh
     assert num_found > 10
+
+
+# ----- several matches at once
+
+
+def trie(text: list[int], length: int, width: int, nodes: int = 100, **sizes: int) -> TokenTree:
+    config = SpecConfig("ngram", 8, tree_shape="trie", tree_width=width, tree_nodes=nodes, **sizes)
+    drafter = NgramDrafter()
+    drafter.start(text, DraftPlan(config, SamplingParams(), 0, 1000, Stopping(config), KVCache(1)))
+    return drafter.propose(length)
+
+
+def paths(tree: TokenTree) -> set[tuple[int, ...]]:
+    """Every path from the root, as the tokens along it."""
+    found: list[tuple[int, ...]] = []
+    for token, parent in zip(tree.token_ids.tolist(), tree.parents, strict=True):
+        found.append((*(found[parent] if parent >= 0 else ()), token))
+    assert len(set(found)) == len(found)
+    return set(found)
+
+
+def test_matches_share_their_beginnings_in_one_trie() -> None:
+    # "a" was followed by b c, then by b d, and last by c.
+    text = [A, B, C, A, B, D, A, C, E, A]
+    assert paths(trie(text, 2, width=3)) == {(C,), (C, E), (B,), (B, D), (B, C)}
+    assert paths(trie(text, 2, width=2)) == {(C,), (C, E), (B,), (B, D)}
+    assert paths(trie(text, 2, width=1)) == {(C,), (C, E)}
+
+
+def test_longer_suffixes_come_before_more_recent_ones() -> None:
+    # "b a" was followed by c, "a" alone by d and later by e.
+    text = [B, A, C, E, A, D, C, A, E, B, A]
+    assert paths(trie(text, 1, width=1)) == {(C,)}
+    assert paths(trie(text, 1, width=2)) == {(C,), (E,)}
+    assert trie(text, 1, width=3).token_ids.tolist() == [C, E, D]
+    assert paths(trie(text, 1, width=3, ngram_max=1)) == {(E,), (D,), (C,)}
+
+
+def test_the_first_match_comes_first_however_many_others_agree() -> None:
+    text = [A, D, A, D, A, D, A, C, A]
+    assert trie(text, 1, width=8).token_ids.tolist() == [C, D]
+
+
+def test_a_small_budget_keeps_the_heaviest_nodes() -> None:
+    # Weights: c 1, e 1/2 below it; b 1/2 + 1/4 from both other matches, d below it 1/4, c 1/8.
+    text = [A, B, C, A, B, D, A, C, E, A]
+    assert [paths(trie(text, 2, 3, nodes)) for nodes in (1, 2, 3, 4)] == [
+        {(C,)},
+        {(C,), (B,)},
+        {(C,), (B,), (C, E)},
+        {(C,), (B,), (C, E), (B, D)},
+    ]
+
+
+def test_a_trie_of_one_match_is_the_chain() -> None:
+    generator = random.Random(5)
+    for _ in range(30):
+        text = [generator.randrange(3) for _ in range(12)]
+        tree = trie(text, 4, width=1)
+        assert tree.is_chain
+        assert tree.token_ids.tolist() == draft(text, 4)

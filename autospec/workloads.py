@@ -14,15 +14,16 @@ import hashlib
 import json
 import logging
 import math
+import warnings
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from autospec.config import SamplingParams
-from autospec.errors import ConfigError, WorkloadError
+from autospec.errors import AutospecWarning, ConfigError, WorkloadError
 from autospec.records import Prompt, Workload
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,9 @@ DEFAULT_CATEGORY = "default"
 MAX_FAULTS = 20
 _SPLITS = ("tune", "held_out")
 _JSONL_SUFFIXES = (".jsonl", ".jsonl.gz")
+
+
+CountTokens = Callable[[Prompt], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,8 @@ class WorkloadSource:
         categories: Categories to keep; empty keeps all.
         max_prompts_per_category: Most tune prompts, and most held-out prompts, of one category; None keeps all.
         max_held_out_per_category: The limit for held-out prompts where it differs; None: the same.
+        max_prompt_tokens: Most tokens of a rendered prompt; longer ones are left out, with a warning, before the split
+            and the other limits. None leaves none out.
         held_out_share: Share of each category that is held out, rounded, a half towards more prompts to tune on. A
             row that carries `split` keeps it.
         held_out_path: A second source whose prompts are the held-out ones; all of `path` is then to tune on.
@@ -59,6 +65,7 @@ class WorkloadSource:
     categories: tuple[str, ...] = ()
     max_prompts_per_category: int | None = None
     max_held_out_per_category: int | None = None
+    max_prompt_tokens: int | None = None
     held_out_share: float = 0.5
     held_out_path: str | Path | None = None
     seed: int = 0
@@ -67,7 +74,7 @@ class WorkloadSource:
 
     def __post_init__(self) -> None:
         faults = []
-        for name in ("max_prompts_per_category", "max_held_out_per_category"):
+        for name in ("max_prompts_per_category", "max_held_out_per_category", "max_prompt_tokens"):
             limit = getattr(self, name)
             if limit is not None and limit < 1:
                 faults.append(f"`{name} >= 1` must hold, but got {limit}")
@@ -90,11 +97,16 @@ class _Row:
     where: str
 
 
-def load_workload(source: WorkloadSource) -> Workload:
+def load_workload(source: WorkloadSource, count_tokens: CountTokens | None = None) -> Workload:
     """Read, split and order the prompts of a source.
 
     The same text (up to white space) is kept once, as held-out prompt where any of its rows says so. Any prefix of
     `tune` and `held_out` has as many prompts of each category as of every other, as long as they last.
+
+    Args:
+        source: Where they are.
+        count_tokens: Returns how many tokens a prompt has for the target, or raises `WorkloadError`; without it
+            `max_prompt_tokens` has no effect.
 
     Raises:
         WorkloadError: A source that cannot be read, faulty rows (up to 20 are listed), no prompts, or a category that
@@ -111,7 +123,10 @@ def load_workload(source: WorkloadSource) -> Workload:
     _raise_if_faulty(faults)
     if not rows:
         raise WorkloadError(f"a workload must hold at least one prompt, but {source.path} holds none")
-    rows = _split(_distinct(_of_categories(rows, source.categories)), source)
+    rows = _distinct(_of_categories(rows, source.categories))
+    if source.max_prompt_tokens is not None and count_tokens is not None:
+        rows = _short_enough(rows, source.max_prompt_tokens, count_tokens)
+    rows = _split(rows, source)
     limit = source.max_prompts_per_category
     return Workload(
         name=source.name or Path(source.path).name.split(".")[0],
@@ -137,6 +152,8 @@ def _raise_if_faulty(faults: list[str]) -> None:
 def _read(path: Path, id_prefix: str, faults: list[str]) -> list[_Row]:
     """Read every prompt of a file or folder; what is wrong with single rows is added to `faults`."""
     try:
+        if not path.exists():
+            raise WorkloadError(f"a workload must be an existing file or folder, but {path} does not exist")
         if path.is_dir():
             return _read_texts(path, sorted(path.rglob("*.txt")), id_prefix, faults)
         if path.name.endswith(_JSONL_SUFFIXES):
@@ -314,6 +331,38 @@ def _distinct(rows: list[_Row]) -> list[_Row]:
     if len(kept) < len(rows):
         logger.warning("left out %d of %d prompts that repeat another one", len(rows) - len(kept), len(rows))
     return list(kept.values())
+
+
+def _short_enough(rows: list[_Row], limit: int, count_tokens: CountTokens) -> list[_Row]:
+    """Leave out prompts of more than `limit` tokens, and categories of which then too few are left to be split."""
+    short, faults = [], []
+    for row in rows:
+        try:
+            if count_tokens(row.prompt) <= limit:
+                short.append(row)
+        except WorkloadError as error:
+            faults.append(f"{row.where}: {error}")
+    _raise_if_faulty(faults)
+    num_before = {category: len(members) for category, members in _by_category(rows).items()}
+    left = _by_category(short)
+    gone = [
+        name
+        for name, num in num_before.items()
+        if len(left.get(name, ())) < num and not _can_split(left.get(name, ()))
+    ]
+    kept = [row for row in short if row.prompt.category not in gone]
+    if not kept:
+        raise WorkloadError(f"a category must have two prompts of at most {limit:,} tokens, but none has")
+    if len(kept) < len(rows):
+        message = f"left out {len(rows) - len(kept)} of {len(rows)} prompts, because of tokens one may have {limit:,}"
+        message += f"; too few are left of {', '.join(gone)}, so none is taken" if gone else ""
+        warnings.warn(message, AutospecWarning, stacklevel=3)
+    return kept
+
+
+def _can_split(members: Sequence[_Row]) -> bool:
+    """Return whether both parts can have a prompt."""
+    return len(members) > 1 and {row.split for row in members} not in ({"tune"}, {"held_out"})
 
 
 def _by_category(rows: Iterable[_Row]) -> dict[str, list[_Row]]:

@@ -6,6 +6,7 @@ MLflow and policy files.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -58,7 +59,10 @@ def _from_mapping(cls: type[Any], values: Mapping[str, Any]) -> Any:
     known = [field.name for field in fields(cls)]
     unknown = sorted(set(values) - set(known))
     if unknown:
-        raise ConfigError(f"{cls.__name__} takes only {known}, but got {unknown}")
+        close = {name: difflib.get_close_matches(str(name), known, n=1) for name in unknown}
+        meant = " and ".join(f"`{matches[0]}`" for matches in close.values() if matches)
+        hint = f"; did you mean {meant}?" if meant else ""
+        raise ConfigError(f"{cls.__name__} takes only {known}, but got {unknown}{hint}")
     return cls(**values)
 
 

@@ -6,6 +6,7 @@ AutospecError
 ├── WorkloadError (ValueError)    prompts that cannot be read
 ├── MeasurementError (RuntimeError)  a measurement that cannot be believed or made
 ├── MismatchError (MeasurementError) a lossless rule whose output differs from plain decoding
+├── BaselineError (MeasurementError) plain decoding that cannot be measured on a prompt
 ├── PolicyError (ValueError)      a policy file that cannot be trusted
 ├── TrackingError (RuntimeError)  an experiment tracker that cannot be reached
 └── TrainingError (RuntimeError)  a corpus or a training run that cannot go on
@@ -54,6 +55,10 @@ class MeasurementError(AutospecError, RuntimeError):
 
 class MismatchError(MeasurementError):
     """A lossless rule produced other tokens than plain decoding, and no tie excuses it."""
+
+
+class BaselineError(MeasurementError):
+    """Plain decoding could not be measured on a prompt, which is the fault of no configuration."""
 
 
 class PolicyError(AutospecError, ValueError):

@@ -212,7 +212,11 @@ class Measurement:
         identical: Whether the tokens equal plain decoding's up to excused ties; None where the rule does not
             promise it (sampling under `rejection` and `block`).
         num_excused: Differences excused by a tie of the target.
-        peak_memory_bytes: Highest memory seen so far; 0 where it is not known.
+        peak_memory_bytes: Highest memory seen; on a CPU that of the whole process, so it says little of one
+            configuration; 0 where it is not known.
+        difference_index: First token that is not plain decoding's, an excused one too; None where there is none.
+        difference_gap: How close plain decoding was there to another token; see `SpeculativeDecoder.tie_gap`. None
+            where nothing differs, where one output merely ended first, and in logs from before it was kept.
     """
 
     config: SpecConfig
@@ -231,6 +235,8 @@ class Measurement:
     identical: bool | None
     num_excused: int = 0
     peak_memory_bytes: int = 0
+    difference_index: int | None = None
+    difference_gap: float | None = None
 
     @property
     def key(self) -> tuple[str, str, str, int]:

@@ -12,11 +12,13 @@ import logging
 import math
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +40,7 @@ PARENT_TAG = "mlflow.parentRunId"
 MAX_METRICS = 1000  # of one MLflow batch
 MAX_RUNS = 50_000  # of one MLflow search
 MAX_TAG_LENGTH = 5000
+_SQLITE = "sqlite:///"
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -128,6 +131,26 @@ class MlflowTracker:
         self._logged: set[int] = set()
         self._waiting: list[TrialReport] = []
 
+    def check(self) -> None:
+        """Find out whether there can be something to connect to, without making anything.
+
+        Raises:
+            TrackingError: A local store cannot be made or is broken; a server cannot be reached within seconds.
+        """
+        if (database := _database_of(self._uri)) is not None:
+            _check_database(database)
+            return
+        try:
+            _open(self._uri).get_experiment_by_name(EXPERIMENT)
+        except _failures() as error:
+            raise self._unreachable(error) from error
+
+    def into(self, output_dir: Path) -> MlflowTracker:
+        """Return a tracker with the same connection for a study in another folder."""
+        moved = MlflowTracker(output_dir, self._store.root, self._uri)
+        moved._client, moved._experiment_id = self._client, self._experiment_id
+        return moved
+
     def connect(self) -> None:
         """Reach the store and find or make the experiment; a second call does nothing.
 
@@ -142,9 +165,13 @@ class MlflowTracker:
             client = _open(self._uri)
             self._experiment_id = self._find_experiment(client)
         except _failures() as error:
-            message = f"MLflow must be reachable at {self._uri} (or use tracking=none), but: {_first_line(error)}"
-            raise TrackingError(message) from error
+            raise self._unreachable(error) from error
         self._client = client
+
+    def _unreachable(self, error: Exception) -> TrackingError:
+        return TrackingError(
+            f"MLflow must be reachable at {self._uri} (or use tracking=none), but: {_first_line(error)}"
+        )
 
     def start(self, plan: StudyPlan) -> None:
         """Open the parent run: the one this output folder already has, or a new one.
@@ -177,6 +204,22 @@ class MlflowTracker:
             self._connected.set_terminated(self._run_id, "FINISHED")
 
         self._attempt(end, f"the study is complete in {self._output_dir}, but not in MLflow")
+
+    def interrupt(self, result: TuningResult, files: Sequence[Path]) -> None:
+        """Log what is left and the files there are, and mark the parent run as killed; `start` takes it up again.
+
+        The figures of a partial result are not those of held-out prompts, so they are not logged under their names.
+        """
+        if not self._run_id:
+            return  # by Ctrl-C before the study began
+
+        def end() -> None:
+            self._log_waiting()
+            self._put_files(files)
+            self._connected.set_tag(self._run_id, "autospec.stop_reason", result.stop_reason)
+            self._connected.set_terminated(self._run_id, "KILLED")
+
+        self._attempt(end, f"the study can be gone on with in {self._output_dir}, but MLflow does not know its state")
 
     def log_files(self, files: Sequence[Path]) -> None:
         """Add files of the output folder, such as figures, to the parent run; also after `finish`."""
@@ -298,6 +341,31 @@ class MlflowTracker:
             self._connected.log_artifact(self._run_id, str(path), None if inside == Path() else inside.as_posix())
 
 
+def _database_of(uri: str) -> Path | None:
+    """Return the file of an SQLite store, or None for another store."""
+    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
+
+
+def _check_database(path: Path) -> None:
+    """Refuse what is no database, or could not become one.
+
+    Asked of SQLite itself, because MLflow tries a broken file again and again for a minute.
+    """
+    rule = "the MLflow store (or use tracking=none) needs"
+    existing = next(parent for parent in path.absolute().parents if parent.exists())
+    if not existing.is_dir():
+        raise TrackingError(f"{rule} a folder that can be made, but {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise TrackingError(f"{rule} a folder that can be written to, but {existing} cannot")
+    if not path.exists():
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            database.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.Error as error:
+        raise TrackingError(f"{rule} an SQLite database, but {path}: {error}") from error
+
+
 def _open(uri: str) -> MlflowClient:
     """Import MLflow, quietly and without telemetry, and return a client; variables the user has set are kept."""
     for name, value in _ENVIRONMENT.items():
@@ -312,10 +380,13 @@ def _open(uri: str) -> MlflowClient:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """Return what a store or server raises when it does not work; network errors of requests are `OSError`."""
+    """Return what a store or server raises when it does not work, a missing driver of a database included.
+
+    Network errors of requests are `OSError`.
+    """
     from mlflow.exceptions import MlflowException
 
-    return (MlflowException, OSError)
+    return (MlflowException, OSError, ImportError)
 
 
 def _first_line(error: Exception) -> str:

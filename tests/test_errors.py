@@ -15,6 +15,7 @@ from autospec import errors
         ("WorkloadError", ValueError),
         ("MeasurementError", RuntimeError),
         ("MismatchError", errors.MeasurementError),
+        ("BaselineError", errors.MeasurementError),
         ("PolicyError", ValueError),
         ("TrackingError", RuntimeError),
         ("TrainingError", RuntimeError),

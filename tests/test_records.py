@@ -165,3 +165,10 @@ def test_categories_are_those_of_both_parts_sorted() -> None:
 def test_prompts_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Prompt("a", "docs").text = "other"  # type: ignore[misc]
+
+
+def test_a_measurement_of_an_older_log_has_no_difference() -> None:
+    values = _measurement(identical=False, difference_index=3, difference_gap=0.25).to_json()
+    assert Measurement.from_json(values).difference_gap == 0.25
+    del values["difference_index"], values["difference_gap"]
+    assert Measurement.from_json(values) == _measurement(identical=False)

@@ -279,6 +279,37 @@ def test_a_failure_in_the_middle_warns_once_and_is_made_up_for_at_the_end(tracke
     assert parent.info.status == "FINISHED"
 
 
+def test_an_interrupted_study_is_killed_with_its_files_and_goes_on(tracker, client, output_dir, root):
+    policy = output_dir / "policy.json"
+    policy.write_text("{}")
+    partial = result()
+    partial.stop_reason = "interrupted"
+    tracker.start(PLAN)
+    tracker.log_trial(report(1))
+    tracker.interrupt(partial, [policy])
+    parent, _ = parent_and_children(client)
+    assert parent.info.status == "KILLED"
+    assert parent.data.tags["autospec.stop_reason"] == "interrupted"
+    assert "speedup" not in parent.data.metrics  # of tune prompts
+    assert [file.path for file in client.list_artifacts(parent.info.run_id)] == ["policy.json"]
+    again = MlflowTracker(output_dir, root)
+    again.start(PLAN)
+    assert parent_and_children(client)[0].info.status == "RUNNING"
+    again.log_trial(report(1))
+    again.log_trial(report(2))
+    again.finish(result(), [policy])
+    parent, children = parent_and_children(client)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.tags["autospec.stop_reason"] == "trials"
+    assert [child.data.tags["autospec.trial"] for child in children] == ["1", "2"]
+
+
+def test_a_study_interrupted_before_it_began_leaves_no_run(tracker, client):
+    tracker.connect()
+    tracker.interrupt(result(), [])
+    assert client.search_runs([client.get_experiment_by_name("autospec").experiment_id]) == []
+
+
 def test_a_failure_at_the_end_is_a_warning(tracker, monkeypatch):
     tracker.start(PLAN)
     monkeypatch.setattr(tracker, "_put_files", lambda _: (_ for _ in ()).throw(OSError("disk full")))
@@ -297,8 +328,9 @@ def test_a_programming_error_is_not_hidden(tracker, monkeypatch):
 def test_a_server_that_cannot_be_reached_is_a_tracking_error(output_dir, root, uri, monkeypatch):
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(TrackingError, match="MLflow must be reachable at"):
-        MlflowTracker(output_dir, root, uri).start(PLAN)
+    for action in (lambda tracker: tracker.start(PLAN), MlflowTracker.check):
+        with pytest.raises(TrackingError, match="MLflow must be reachable at"):
+            action(MlflowTracker(output_dir, root, uri))
     assert not (output_dir / "mlflow.json").exists()
 
 
@@ -306,6 +338,40 @@ def test_a_store_that_cannot_be_made_is_a_tracking_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(TrackingError, match="folder that can be made"):
         MlflowTracker(tmp_path, tmp_path / "file").connect()
+
+
+def test_checking_a_store_that_is_not_there_makes_nothing(tmp_path):
+    MlflowTracker(tmp_path, tmp_path / "outputs").check()
+    MlflowTracker(tmp_path, tmp_path, f"sqlite:///{tmp_path}/other/store.db").check()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checking_a_store_that_works(tracker, root):
+    before = (root / "mlflow" / "mlflow.db").read_bytes()
+    tracker.check()
+    assert (root / "mlflow" / "mlflow.db").read_bytes() == before
+
+
+def test_a_store_that_is_a_file_or_no_database_is_found_by_checking(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "mlflow").write_text("")
+    with pytest.raises(TrackingError, match="mlflow is a file"):
+        MlflowTracker(tmp_path, tmp_path / "a").check()
+    (tmp_path / "b" / "mlflow").mkdir(parents=True)
+    (tmp_path / "b" / "mlflow" / "mlflow.db").write_text("no database at all" * 100)
+    with pytest.raises(TrackingError, match=r"an SQLite database, but .*mlflow\.db: file is not a database"):
+        MlflowTracker(tmp_path, tmp_path / "b").check()
+
+
+def test_a_tracker_keeps_its_connection_for_another_folder(tracker, output_dir, root, client, monkeypatch):
+    early = MlflowTracker(root, root)
+    early.connect()
+    monkeypatch.setattr("autospec.tracking._open", lambda uri: pytest.fail("connected again"))
+    moved = early.into(output_dir)
+    moved.start(PLAN)
+    parent, _ = parent_and_children(client)
+    assert json.loads((output_dir / "mlflow.json").read_text())["run_id"] == parent.info.run_id
+    assert not (root / "mlflow.json").exists()
 
 
 def test_logging_before_starting_is_a_tracking_error(tracker):

@@ -16,6 +16,7 @@ from autospec.cli.build import (
     check_models,
     checked_root,
     embedded_model,
+    fit_workload,
     load_decoder,
     make_runner,
     read_workload,
@@ -83,7 +84,9 @@ def run(composed: Composed) -> int:
     faults.raise_if_any()
     assert root is not None
     assert bench.workload is not None
+    assert settings.workload is not None
     decoder = load_decoder(model)
+    bench.workload = fit_workload(bench.workload, settings.workload, decoder)
     contenders = _contenders(bench, decoder, bench.workload)
     folder = new_output_dir(root, "bench")
     write_config(folder, composed.values)

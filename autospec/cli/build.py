@@ -19,7 +19,8 @@ from autospec.policy import resolve_source
 from autospec.policy.sources import POCKET_PREFIX
 from autospec.records import Workload
 from autospec.rules import DRAFTER_KINDS, split_source
-from autospec.workloads import WorkloadSource, load_workload
+from autospec.runners import check_prompts
+from autospec.workloads import CountTokens, WorkloadSource, load_workload
 
 if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
@@ -28,8 +29,12 @@ if TYPE_CHECKING:
 POCKET_WORKLOAD = "pocket/workload"
 
 
-def read_workload(source: WorkloadSource) -> Workload:
+def read_workload(source: WorkloadSource, count_tokens: CountTokens | None = None) -> Workload:
     """Read a workload; `pocket/workload` is the embedded one, `~` the home folder.
+
+    Args:
+        source: Where it is.
+        count_tokens: For `max_prompt_tokens`; see `load_workload`.
 
     Raises:
         WorkloadError: It cannot be read or holds no usable prompt.
@@ -37,8 +42,30 @@ def read_workload(source: WorkloadSource) -> Workload:
     """
     held_out = source.held_out_path
     return load_workload(
-        replace(source, path=_located(source.path), held_out_path=None if held_out is None else _located(held_out))
+        replace(source, path=_located(source.path), held_out_path=None if held_out is None else _located(held_out)),
+        count_tokens,
     )
+
+
+def fit_workload(workload: Workload, source: WorkloadSource, decoder: SpeculativeDecoder) -> Workload:
+    """Return a workload that a decoder can take.
+
+    Where `max_prompt_tokens` is given, it is read again without longer prompts and without those that do not fit.
+
+    Args:
+        workload: As it was read before the decoder was loaded.
+        source: Where it was read.
+        decoder: The models.
+
+    Raises:
+        WorkloadError: Prompts do not fit the target, or too few are left.
+    """
+    if source.max_prompt_tokens is not None:
+        room = decoder.target.usable_length - source.max_new_tokens
+        limit = min(source.max_prompt_tokens, max(1, room))
+        workload = read_workload(replace(source, max_prompt_tokens=limit), lambda prompt: len(decoder.render(prompt)))
+    check_prompts(decoder, workload)
+    return workload
 
 
 def _located(path: str | Path) -> Path:
@@ -59,7 +86,7 @@ def check_models(model: ModelSettings, faults: Faults) -> None:
 
     A hub that cannot be reached is asked once, so that the answer comes within seconds.
     """
-    _quieten(model)
+    quieten(_sources(model).values())
     from autospec.engine.location import locate, looks_like_path
 
     hub_failed = False
@@ -89,9 +116,8 @@ def _check_data(source: str) -> None:
         raise ConfigError(f"what a drafter of kind {kind!r} reads must be a file or folder, but `{path}` is not there")
 
 
-def _quieten(model: ModelSettings) -> None:
+def quieten(sources: Iterable[str]) -> None:
     """Turn off the progress bars of loading where all files are local; must come before the first import."""
-    sources = _sources(model).values()
     if all(source.startswith(POCKET_PREFIX) or Path(source).expanduser().is_dir() for source in sources):
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
@@ -102,7 +128,7 @@ def load_decoder(model: ModelSettings) -> SpeculativeDecoder:
     Raises:
         ModelError: One cannot be loaded or used.
     """
-    _quieten(model)
+    quieten(_sources(model).values())
     from autospec.engine.decoder import SpeculativeDecoder
 
     return SpeculativeDecoder.from_pretrained(

@@ -56,10 +56,10 @@ class Terminal:
             self.line(text)
 
     def begin(self, description: str, total: int) -> None:
-        """Start a new progress bar in place of the last."""
+        """Start a new progress bar in place of the last; none where there is nothing to do."""
         if self._task is not None:
             self._progress.remove_task(self._task)
-        self._task = self._progress.add_task(description, total=total)
+        self._task = self._progress.add_task(description, total=total) if total else None
 
     def advance(self) -> None:
         """Move the progress bar by one."""

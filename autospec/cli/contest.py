@@ -14,7 +14,7 @@ from typing import Any
 
 from autospec.comparison import Claim, claims, verdict
 from autospec.config import SpecConfig
-from autospec.errors import MeasurementError
+from autospec.errors import BaselineError, MeasurementError
 from autospec.records import Measurement, Prompt
 from autospec.runners.base import Runner
 
@@ -86,6 +86,9 @@ def measure(
 
     Contenders that pick the same configuration for a prompt share its measurement. One whose configuration fails is
     taken out with the reason.
+
+    Raises:
+        BaselineError: Plain decoding cannot be measured on a prompt.
     """
     for repeat in range(repeats):
         for index, prompt in enumerate(prompts):
@@ -98,6 +101,8 @@ def measure(
             for config in [*configs[start:], *configs[:start]]:
                 try:
                     measured = runner.measure(config, prompt, stage=STAGE, trial=-1, repeat=repeat)
+                except BaselineError:
+                    raise  # of no contender
                 except MeasurementError as error:
                     for contender in by_config[config]:
                         contender.failure = str(error)

@@ -16,6 +16,7 @@ BAD_INPUT = (ConfigError, ModelError, PolicyError, WorkloadError)
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
+EXIT_PIPE_CLOSED = 141  # what a shell sees of a tool that SIGPIPE ends
 
 
 def exit_code(error: AutospecError) -> int:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autospec.cli.build import check_configs, check_models, embedded_model, load_decoder, spec_config
-from autospec.cli.compose import Composed
+from autospec.cli.build import check_configs, check_models, embedded_model, load_decoder, quieten, spec_config
+from autospec.cli.compose import Composed, near
 from autospec.cli.faults import Faults
 from autospec.cli.schema import ModelSettings, typed
 from autospec.config import SamplingParams, SpecConfig
-from autospec.errors import ConfigError
+from autospec.errors import AutospecWarning, ConfigError
 from autospec.policy import Policy, load_policy
 from autospec.records import StepStats
+from autospec.rules import split_source
 
 if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
@@ -62,6 +64,7 @@ def run(composed: Composed) -> int:
         check_models(settings.model, faults)
     faults.raise_if_any()
     if settings.model is None and isinstance(request.config, Policy):
+        quieten(_sources(request.config))
         decoder = request.config.decoder()
     else:
         model = settings.model or embedded_model("generate")
@@ -74,6 +77,20 @@ def run(composed: Composed) -> int:
     return 0
 
 
+def _sources(policy: Policy) -> list[str]:
+    """Return where the models of a policy come from; drafters that are built in come from nowhere."""
+    sources = [policy.target.source, *(drafter.source for drafter in policy.drafters.values())]
+    return [path for path in (split_source(source)[1] for source in sources) if path]
+
+
+def _check_category(category: str | None, policy: Policy) -> None:
+    """Warn where the policy has never seen a category: the row for all serves it."""
+    known = sorted({*policy.workload.categories, *(row.category for row in policy.rows if row.category)})
+    if category is not None and category not in known:
+        rule = f"the policy knows the categories {known} and serves all else by its row for all"
+        warnings.warn(f"{rule}, but got {category!r}{near(category, known)}", AutospecWarning, stacklevel=2)
+
+
 def _request(settings: GenerateSettings, faults: Faults) -> _Request:
     prompt = faults.attempt(lambda: _prompt(settings))
     config: SpecConfig | Policy | None = None
@@ -83,6 +100,8 @@ def _request(settings: GenerateSettings, faults: Faults) -> _Request:
         config = faults.attempt(lambda: spec_config(settings.config), "config")
     else:
         config = faults.attempt(lambda: load_policy(Path(settings.policy or "").expanduser()))
+    if isinstance(config, Policy):
+        _check_category(settings.category, config)
     tuned = config.sampling if isinstance(config, Policy) else SamplingParams()
     given = {name: getattr(settings, name) for name in ("temperature", "top_p", "top_k")}
     changes = {name: value for name, value in given.items() if value is not None}

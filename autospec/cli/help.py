@@ -5,12 +5,11 @@ Read from `conf/` where it can be, so that no choice is listed that is not there
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from autospec.cli.settings_help import defaults, group_lines, leaves, setting_lines
 from autospec.paths import data_dir
 
 
@@ -106,7 +105,7 @@ def overview() -> str:
 def command_help(name: str) -> str:
     """Return usage, groups, settings and examples of one command."""
     command, conf = COMMANDS[name], data_dir("conf")
-    groups = list(_groups(name, conf))
+    choices = dict(_choices(conf / f"{name}.yaml"))
     sections = [
         f"usage: python -m autospec {name} [NAME=VALUE ...]",
         "",
@@ -115,25 +114,24 @@ def command_help(name: str) -> str:
         "examples:",
         *(f"  {example}" for example in command.examples),
     ]
-    if groups:
-        sections += ["", "choices (GROUP=CHOICE; each is a file in conf/ that says what it sets):", *groups]
-    settings = list(_settings(conf / f"{name}.yaml")) + list(_settings(conf / "base.yaml"))
-    sections += ["", "settings (NAME=VALUE, and GROUP.NAME=VALUE for what a choice sets):", *settings]
+    if choices:
+        sections += ["", "choices (GROUP=CHOICE):", *_groups(choices, conf)]
+    sections += ["", "settings (NAME=VALUE):", *setting_lines(leaves(conf / f"{name}.yaml"))]
+    for group, default in choices.items():
+        sections += ["", *group_lines(conf, group, default)]
     sections += ["", "--cfg job prints the composed configuration, --multirun runs every combination of a,b,c."]
     return "\n".join(sections)
 
 
-def _groups(name: str, conf: Path) -> Iterator[str]:
-    for entry in yaml.safe_load((conf / f"{name}.yaml").read_text()).get("defaults", []):
+def _choices(path: Path) -> Iterator[tuple[str, str | None]]:
+    """Yield the groups that a command chooses from, with the choice it takes by itself."""
+    for entry in defaults(path):
         if isinstance(entry, dict):
-            ((group, default),) = entry.items()
-            choices = sorted(path.stem for path in (conf / group).glob("*.yaml"))
-            marked = [f"{choice} (default)" if choice == default else choice for choice in choices]
-            yield f"  {group:<14} {', '.join(marked)}"
+            yield from entry.items()
 
 
-def _settings(path: Path) -> Iterator[str]:
-    """Yield the lines of a file that set something at its top level, comments included."""
-    for line in path.read_text().splitlines():
-        if line[:1].isalpha() and not line.startswith(("defaults:", "hydra:")):
-            yield f"  {line}"
+def _groups(choices: Mapping[str, str | None], conf: Path) -> Iterator[str]:
+    for group, default in choices.items():
+        names = sorted(path.stem for path in (conf / group).glob("*.yaml"))
+        marked = [f"{name} (default)" if name == default else name for name in names]
+        yield f"  {group:<14} {', '.join(marked)}"

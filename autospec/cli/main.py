@@ -5,7 +5,10 @@ Knows the commands by name only; a command's module is imported when it runs, so
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,7 +16,7 @@ from typing import TextIO
 
 from autospec import __version__
 from autospec.cli.compose import Composed, compose_values, near, plain_values
-from autospec.cli.faults import EXIT_BAD_INPUT, EXIT_INTERRUPTED, exit_code
+from autospec.cli.faults import EXIT_BAD_INPUT, EXIT_INTERRUPTED, EXIT_PIPE_CLOSED, exit_code
 from autospec.cli.help import COMMANDS, command_help, overview
 from autospec.errors import AutospecError, AutospecWarning, ConfigError
 from autospec.paths import data_dir
@@ -28,7 +31,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: Words after `python -m autospec`; those of the process where not given.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        _forget_output()
+        return EXIT_PIPE_CLOSED
+    return code
+
+
+def _forget_output() -> None:
+    """Send what is still to be written to nowhere, or the interpreter complains of it when it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(io.UnsupportedOperation):
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def _dispatch(words: list[str]) -> int:
     if not words or words[0] in _HELP:
         print(overview())
         return 0

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from autospec.cli.console import Terminal, minutes, ratio
-from autospec.policy import portable_source
 from autospec.tuning.events import (
+    OVER_MEMORY,
     Event,
     Measured,
     NoiseMeasured,
@@ -67,11 +67,10 @@ def plan_lines(plan: StudyPlan) -> Iterator[str]:
     """Say what is going to be done, and the arithmetic of its time."""
     settings, machine = plan.settings, plan.fingerprint
     size = "more than can be counted" if plan.space_size is None else f"{plan.space_size:,} configurations"
-    named = {name: portable_source(source) for name, source in plan.drafters.items()}
-    drafters = ", ".join(name if name == source else f"{name} = {source}" for name, source in named.items())
+    drafters = ", ".join(name if name == source else f"{name} = {source}" for name, source in plan.drafters.items())
     categories = ", ".join(plan.categories)
     yield "plan"
-    yield f"  target      {portable_source(plan.target)}"
+    yield f"  target      {plan.target}"
     yield f"  drafters    {drafters or 'none'}"
     yield (
         f"  device      {plan.device}, {plan.dtype}: {machine.get('device_name', 'unknown')}, "
@@ -108,6 +107,8 @@ def trial_line(report: TrialReport, trials: int) -> str:
     if not report.best_config.is_off:
         best = f"{report.best_speedup:.2f}x {best}"
     state = f"{report.state} ({report.reason})" if report.reason else report.state
+    if report.reason.startswith(OVER_MEMORY):
+        state = report.reason
     again = f" (again, {report.repeat + 1})" if report.repeat else ""
     return (
         f"{number:>8}  {report.config.short() + again:<42}  {report.tokens_per_second:7.1f} tok/s  "

@@ -9,6 +9,7 @@ from autospec.cli.console import minutes, ratio, table
 from autospec.comparison import Estimate, verdict
 from autospec.config import SpecConfig
 from autospec.tuning import TuningResult
+from autospec.tuning.result import TokenIdentity
 
 
 def summary_lines(result: TuningResult, folder: Path) -> Iterator[str]:
@@ -29,6 +30,11 @@ def summary_lines(result: TuningResult, folder: Path) -> Iterator[str]:
         f"tokens equal plain decoding's in {num_equal} of {identity.num_compared} outputs that must "
         f"({identity.num_tokens:,} tokens, {identity.num_excused} differences excused by a tie)"
     )
+    if identity.divergence_rate:
+        yield (
+            f"outputs that diverge from plain decoding's: {identity.divergence_rate:.1%}; how close another token was "
+            f"there: {_gaps(identity)}"
+        )
     yield (
         f"noise of one timing {result.noise_floor:.1%}; {result.num_live_trials} trials with the baseline's; search "
         f"ended by: {result.stop_reason}"
@@ -106,4 +112,24 @@ def _policy_lines(result: TuningResult) -> Iterator[str]:
     for row in rows:
         yield f"  {row.category or 'all':<12} {row.config.short()}"
     if all(row.config.is_off for row in rows):
-        yield "  speculation off: no configuration beat plain decoding with an interval above 1.0"
+        yield f"  speculation off: {_why_off(result)}"
+    for failure in result.failures:
+        yield f"  {failure}"
+
+
+def _why_off(result: TuningResult) -> str:
+    """Say why nothing is used: what failed has not been beaten by plain decoding."""
+    late = {one.config for one in result.failures if one.stage != "search"}
+    if late:
+        return f"failed after the search: {', '.join(config.short() for config in late)}; see below"
+    rule = "beat plain decoding with an interval above 1.0"
+    if not result.failures:
+        return f"no configuration {rule}"
+    num_failed = len({one.config for one in result.failures})
+    return f"{num_failed} configurations failed, see below; none of the others {rule}"
+
+
+def _gaps(identity: TokenIdentity) -> str:
+    if identity.median_gap is None or identity.largest_gap is None:
+        return "not recorded"
+    return f"median {identity.median_gap:.1e}, largest {identity.largest_gap:.1e}"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import autospec
-from autospec.cli.build import check_models, checked_root, load_decoder, read_workload
+from autospec.cli.build import check_models, checked_root, fit_workload, load_decoder, read_workload
 from autospec.cli.compose import Composed
 from autospec.cli.console import Terminal
 from autospec.cli.faults import EXIT_INTERRUPTED, Faults
@@ -17,6 +19,7 @@ from autospec.cli.narration import Narrator
 from autospec.cli.runs import CONFIG_FILE, RunKey, config_hash, finish_run, open_run, write_config
 from autospec.cli.schema import ModelSettings, TrackingSettings, typed
 from autospec.cli.summary import summary_lines
+from autospec.errors import ConfigError, TrackingError
 from autospec.policy.sources import model_digest, tokenizer_digest
 from autospec.profiling import device_fingerprint, fingerprint_hash
 from autospec.records import Workload
@@ -55,6 +58,7 @@ class _Job:
     decoder: SpeculativeDecoder
     workload: Workload
     space: SearchSpace
+    tracker: MlflowTracker | None
     command: str
 
 
@@ -76,27 +80,47 @@ def _prepare(composed: Composed, terminal: Terminal) -> _Job:
 
     Raises:
         ConfigError: With everything that is wrong; nothing was created.
+        ModelError: A model cannot be loaded or used.
+        WorkloadError: Prompts do not fit the target.
     """
     faults = Faults(composed.faults)
     settings = typed(TuneSettings, composed.values, faults.found)
     assert settings is not None
     source = settings.workload
     workload = None if source is None else faults.attempt(lambda: read_workload(source))
-    space = faults.attempt(lambda: SearchSpace.load(Path(settings.search_space).expanduser()))
-    if space is not None:
-        faults.attempt(lambda: space.check(settings.model.named_drafters))
+    drafters = settings.model.named_drafters
+    space = faults.attempt(lambda: SearchSpace.load(Path(settings.search_space).expanduser(), drafters))
+    if space is not None and workload is not None:
+        faults.attempt(partial(space.under, workload.sampling))
     check_models(settings.model, faults)
     root = faults.attempt(lambda: checked_root(settings.output_root))
+    tracker = None if root is None else _tracker(settings.tracking, root)
+    if tracker is not None:
+        faults.attempt(lambda: _reach(tracker.check))
     faults.raise_if_any()
     assert root is not None
+    assert source is not None
     assert workload is not None
     assert space is not None
-    if settings.tracking.uri:  # a server that does not answer shall be known before anything is made or loaded
-        MlflowTracker(root, root, settings.tracking.uri).connect()
     terminal.line(f"loading {', '.join([settings.model.target, *settings.model.named_drafters.values()])}")
     decoder = load_decoder(settings.model)
+    workload = fit_workload(workload, source, decoder)
+    if tracker is not None and not settings.dry_run:
+        _reach(tracker.connect)
     command = shlex.join(["python", "-m", "autospec", "tune", *composed.overrides])
-    return _Job(settings, root, decoder, workload, space, command)
+    return _Job(settings, root, decoder, workload, space, tracker, command)
+
+
+def _tracker(settings: TrackingSettings, root: Path) -> MlflowTracker | None:
+    return None if settings.kind == "none" else MlflowTracker(root, root, settings.uri or "")
+
+
+def _reach(action: Callable[[], None]) -> None:
+    """Do something with a tracker before the study, where a tracker that does not work is bad input."""
+    try:
+        action()
+    except TrackingError as error:
+        raise ConfigError(f"`tracking`: {error}") from error
 
 
 def _dry_run(job: _Job, terminal: Terminal) -> int:
@@ -131,7 +155,7 @@ def _tune(job: _Job, values: dict[str, Any], terminal: Terminal) -> int:
     folder, resumed = open_run(job.root, "tune", key, settings.resume)
     terminal.line(f"{'going on in' if resumed else 'writing to'} {folder}")
     write_config(folder, values)
-    tracker = _tracker(job, folder)
+    tracker = NullTracker() if job.tracker is None else job.tracker.into(folder)
     result = tune(
         job.decoder,
         job.workload,
@@ -168,15 +192,6 @@ def _run_key(job: _Job, values: dict[str, Any]) -> RunKey:
         workload_hash=job.workload.content_hash,
         device_hash=fingerprint_hash(device_fingerprint(target.device, target.dtype)),
     )
-
-
-def _tracker(job: _Job, folder: Path) -> MlflowTracker | NullTracker:
-    settings = job.settings.tracking
-    if settings.kind == "none":
-        return NullTracker()
-    tracker = MlflowTracker(folder, job.root, settings.uri or "")
-    tracker.connect()
-    return tracker
 
 
 def _draw(folder: Path, tracker: MlflowTracker | NullTracker) -> None:

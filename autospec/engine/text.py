@@ -58,7 +58,7 @@ class TextCodec:
         Raises:
             WorkloadError: There is no token in it.
         """
-        ids = list(self.tokenizer(text)["input_ids"])
+        ids = list(self.tokenizer(text, verbose=False)["input_ids"])  # the engine checks lengths itself
         if not ids:
             raise WorkloadError(f"a prompt must hold at least one token, but got {text!r}")
         return ids
@@ -84,7 +84,7 @@ class TextCodec:
             raise WorkloadError(
                 f"the chat template must take the messages of prompt {prompt.prompt_id!r}, but says: {error}"
             ) from error
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of ids, special tokens left out."""

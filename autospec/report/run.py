@@ -82,7 +82,9 @@ def read_run(output_dir: Path) -> RunFiles:
     rows = _read_lines(output_dir / "measurements.jsonl")
     measurements = tuple(Measurement.from_json(row) for row in rows if "failure" not in row and "decision" not in row)
     failed = {
-        row["failure"]["trial"]: SpecConfig.from_json(row["failure"]["config"]) for row in rows if "failure" in row
+        row["failure"]["trial"]: SpecConfig.from_json(row["failure"]["config"])
+        for row in rows
+        if row.get("failure", {}).get("stage") == "search"
     }
     baseline: defaultdict[str, list[float]] = defaultdict(list)
     for one in measurements:

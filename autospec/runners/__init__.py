@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from autospec.runners.base import Runner
+from autospec.runners.prompts import check_prompts
 
 if TYPE_CHECKING:
     from autospec.runners.live import LiveRunner
 
-__all__ = ["LiveRunner", "Runner"]
+__all__ = ["LiveRunner", "Runner", "check_prompts"]
 
 
 def __getattr__(name: str) -> Any:

@@ -27,5 +27,7 @@ class Runner(Protocol):
         Raises:
             ConfigError: The engine cannot run this configuration.
             MeasurementError: It ran out of memory or failed; `MismatchError` where a lossless rule changed the output.
+            BaselineError: Plain decoding failed.
+            WorkloadError: The prompt cannot be rendered.
         """
         ...

@@ -6,6 +6,7 @@ Whole calls are timed with the device's clock, nothing is logged in between. Kno
 from __future__ import annotations
 
 import gc
+import math
 import zlib
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ import torch
 
 from autospec.clock import Clock
 from autospec.config import SamplingParams, SpecConfig
-from autospec.errors import AutospecError, MeasurementError, MismatchError
+from autospec.errors import AutospecError, BaselineError, MeasurementError, MismatchError
 from autospec.records import Generation, Measurement, Prompt
 
 if TYPE_CHECKING:
@@ -31,6 +32,16 @@ _OFF = SpecConfig()
 class _Timed:
     generation: Generation
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Likeness:
+    """How an output compares with plain decoding's; the fields are those of `Measurement`."""
+
+    identical: bool | None
+    num_excused: int = 0
+    difference_index: int | None = None
+    difference_gap: float | None = None
 
 
 class LiveRunner:
@@ -72,7 +83,9 @@ class LiveRunner:
                 self._reset_peak()
                 own = self._time(config, prompt_ids, sampling)
                 peak = self._peak_bytes()
-            identical, num_excused = self._compare(config, prompt, own.generation, baseline.generation, sampling)
+            likeness = self._compare(config, prompt, own.generation, baseline.generation, sampling)
+        except BaselineError as error:
+            raise BaselineError(f"prompt {prompt.prompt_id!r}: {error}") from error.__cause__
         except torch.OutOfMemoryError as error:
             raise MeasurementError(f"out of memory under {config.short()}: {_first_line(error)}") from error
         except AutospecError:
@@ -93,17 +106,25 @@ class LiveRunner:
             prefill_seconds=own.generation.stats.prefill_seconds,
             baseline_prefill_seconds=baseline.generation.stats.prefill_seconds,
             stats=own.generation.stats,
-            identical=identical,
-            num_excused=num_excused,
+            identical=likeness.identical,
+            num_excused=likeness.num_excused,
             peak_memory_bytes=peak,
+            difference_index=likeness.difference_index,
+            difference_gap=likeness.difference_gap,
         )
 
     def _generate(
         self, config: SpecConfig, prompt_ids: list[int], sampling: SamplingParams, max_new_tokens: int
     ) -> Generation:
-        outputs = self._decoder.generate(
-            [prompt_ids], config=config, sampling=sampling, max_new_tokens=max_new_tokens, ignore_eos=True
-        )
+        try:
+            outputs = self._decoder.generate(
+                [prompt_ids], config=config, sampling=sampling, max_new_tokens=max_new_tokens, ignore_eos=True
+            )
+        except (AutospecError, RuntimeError) as error:
+            if config.is_off:
+                rule = "plain decoding must be possible on every prompt"
+                raise BaselineError(f"{rule}, but: {_first_line(error)}") from error
+            raise
         return outputs[0]
 
     def _warm_up(self, config: SpecConfig, prompt_ids: list[int], sampling: SamplingParams) -> None:
@@ -129,26 +150,26 @@ class LiveRunner:
 
     def _compare(
         self, config: SpecConfig, prompt: Prompt, own: Generation, baseline: Generation, sampling: SamplingParams
-    ) -> tuple[bool | None, int]:
-        """Return whether the tokens equal plain decoding's, and how many differences a tie excuses (0 or 1).
+    ) -> _Likeness:
+        """Compare the tokens with plain decoding's; a tie excuses a first difference.
 
-        Behind an excused first difference the texts are different ones, so nothing more is compared.
+        Behind a first difference the texts are different ones, so nothing more is compared.
 
         Raises:
             MismatchError: In float32, where nothing excuses a difference.
         """
         if not (sampling.is_greedy or config.accept_rule == "exact"):
-            return None, 0
+            return _Likeness(None)
         if own.token_ids == baseline.token_ids:
-            return True, 0
+            return _Likeness(True)
         pairs = zip(own.token_ids, baseline.token_ids, strict=False)
         shortest = min(len(own.token_ids), len(baseline.token_ids))
         index = next((place for place, (first, second) in enumerate(pairs) if first != second), shortest)
-        gap = float("inf")
+        gap = math.inf
         if index < shortest:
             gap = self._decoder.tie_gap(list(baseline.prompt_ids), list(baseline.token_ids), index, sampling)
             if gap < TIE_GAP:
-                return True, 1
+                return _Likeness(True, 1, index, gap)
         if self._decoder.target.dtype == torch.float32:
             raise MismatchError(
                 f"a lossless rule must give the tokens of plain decoding, but {config.short()} on prompt "
@@ -156,14 +177,17 @@ class LiveRunner:
                 f"{_around(baseline.token_ids, index)}, where plain decoding was {gap:.2e} away from another token "
                 f"(a tie is below {TIE_GAP:.0e})"
             )
-        return False, 0
+        return _Likeness(False, 0, index, gap if math.isfinite(gap) else None)
 
     def _reset_peak(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
 
     def _peak_bytes(self) -> int:
-        """Return the most memory torch held on the device since the reset; on a CPU what the process holds now."""
+        """Return the most memory torch held on the device since the reset; on a CPU what the process holds now.
+
+        The latter counts every model, the interpreter and what was freed and kept, whatever the configuration.
+        """
         if self._device.type == "cuda":
             return int(torch.cuda.max_memory_allocated(self._device))
         return int(psutil.Process().memory_info().rss)

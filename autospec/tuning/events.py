@@ -15,14 +15,16 @@ from autospec.tuning.settings import StudySettings
 if TYPE_CHECKING:
     from autospec.tuning.result import TuningResult
 
+OVER_MEMORY = "over memory"  # how the reason of a trial begins that is complete, but took too much
+
 
 @dataclass(frozen=True, slots=True)
 class StudyPlan:
     """What a study is going to do, and the arithmetic of its budget.
 
     Args:
-        target: Name of the target model.
-        drafters: Drafter name to where it comes from.
+        target: Name of the target model, as a policy names it.
+        drafters: Drafter name to where it comes from, likewise.
         device: Such as `cpu`, with what the fingerprint says of it in `fingerprint`.
         dtype: Such as `float32`.
         fingerprint: The machine and its software.
@@ -87,7 +89,7 @@ class TrialReport:
         measurements: Of this trial, in order.
         speedup: Over all measurements of this configuration in the search; None where there is none.
         repeat: How often this configuration had been tried before.
-        reason: Why it failed or was ended early; empty otherwise.
+        reason: Why it failed, was ended early or cannot be chosen; empty otherwise.
         best_config: Best so far, this trial included; off where nothing beats the baseline.
         best_speedup: Its speedup over the prompts of the search.
         num_trials: How many trials were measured so far, the baseline's not counted.
@@ -195,6 +197,10 @@ class Tracker(Protocol):
         """End; `files` are those written to the output folder."""
         ...
 
+    def interrupt(self, result: TuningResult, files: Sequence[Path]) -> None:
+        """End for now, by Ctrl-C and perhaps before `start`; a resumed run starts again and goes on."""
+        ...
+
 
 class NullTracker:
     """Tracks nothing."""
@@ -206,4 +212,7 @@ class NullTracker:
         """Do nothing."""
 
     def finish(self, result: TuningResult, files: Sequence[Path]) -> None:
+        """Do nothing."""
+
+    def interrupt(self, result: TuningResult, files: Sequence[Path]) -> None:
         """Do nothing."""

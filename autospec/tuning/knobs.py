@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
 
@@ -128,11 +128,13 @@ class Knob:
         name: Field of `SpecConfig`.
         domain: Its values.
         conditions: All must hold; where one does not, the field keeps its default.
+        line: Where its values stand in the file; 0 for a knob that was not read from one.
     """
 
     name: str
     domain: Choices | Range
     conditions: tuple[Condition, ...] = ()
+    line: int = field(default=0, compare=False)
 
     def applies(self, params: Mapping[str, Value]) -> bool:
         """Return whether the knob exists, given the knobs before it; the way of decoding is not looked at."""
@@ -162,12 +164,16 @@ class Constraint:
     It holds where one of its knobs does not apply. Comparisons, `and`, `or`, `not`, `in`, `+`, `-`, `*`, knobs,
     numbers, text and lists are known; calls and attributes are not, so a file can compute nothing else.
 
+    Args:
+        expression: The expression.
+        line: Where it stands in the file; 0 for one that was not read from one.
+
     Raises:
         ValueError: The expression has something else in it.
     """
 
-    def __init__(self, expression: str) -> None:
-        self.expression = expression
+    def __init__(self, expression: str, line: int = 0) -> None:
+        self.expression, self.line = expression, line
         try:
             tree = ast.parse(expression.strip(), mode="eval")
         except SyntaxError as error:

@@ -19,6 +19,7 @@ from autospec.errors import ConfigError, MeasurementError
 from autospec.records import Measurement
 
 Key = tuple[str, str, str, int]
+_STAGES = {"search": "the search", "finalist": "the final choice", "confirm": "the confirmation"}
 _LINE_ERRORS = (ValueError, TypeError, KeyError, MeasurementError)
 
 
@@ -39,6 +40,10 @@ class Failure:
     stage: str
     trial: int
     reason: str
+
+    def __str__(self) -> str:
+        where = _STAGES.get(self.stage, self.stage)
+        return f"{self.config.short()} failed in {where}, on prompt {self.prompt_id!r}: {self.reason}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

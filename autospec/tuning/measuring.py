@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from autospec.config import SpecConfig
-from autospec.errors import ConfigError, MeasurementError, ModelError
+from autospec.errors import BaselineError, ConfigError, MeasurementError, ModelError
 from autospec.records import Measurement, Prompt
 from autospec.runners.base import Runner
-from autospec.tuning.events import Measured, OnEvent
+from autospec.tuning.events import Measured, OnEvent, Warned
 from autospec.tuning.log import Failure, MeasurementLog
 
 
@@ -44,12 +44,16 @@ class Measurer:
 
         Raises:
             ConfigurationFailed: It could not be made; this is recorded, and the configuration is not tried again.
-            AutospecError: The baseline could not be measured.
+            AutospecError: The prompt could not be rendered or the baseline not measured.
         """
         known = self.log.find(config, prompt.prompt_id, stage, repeat)
         if known is None:
-            self._refuse_failed(config)
-            known = self._measure_now(config, prompt, stage, trial, repeat)
+            try:
+                self._refuse_failed(config)
+                known = self._measure_now(config, prompt, stage, trial, repeat)
+            except ConfigurationFailed:
+                self._tell_failure(config, stage)
+                raise
             self.log.append(known)
         self._on_event(Measured(known))
         return known
@@ -82,9 +86,17 @@ class Measurer:
         if failure is not None:
             raise ConfigurationFailed(failure.reason)
 
+    def _tell_failure(self, config: SpecConfig, stage: str) -> None:
+        """Warn of a failure; in the search the line of the trial does."""
+        failure = self.log.failure_of(config)
+        if failure is not None and stage != "search":
+            self._on_event(Warned(str(failure)))
+
     def _measure_now(self, config: SpecConfig, prompt: Prompt, stage: str, trial: int, repeat: int) -> Measurement:
         try:
             return self._runner.measure(config, prompt, stage=stage, trial=trial, repeat=repeat)
+        except BaselineError:
+            raise
         except (ConfigError, MeasurementError, ModelError) as error:
             if config.is_off:
                 raise

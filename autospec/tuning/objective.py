@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 
 from autospec.config import SpecConfig
 from autospec.records import Measurement, Prompt
+from autospec.tuning.events import OVER_MEMORY
 from autospec.tuning.measuring import ConfigurationFailed, Measurer, count_repeats
 from autospec.tuning.pool import Leaderboard
 from autospec.tuning.pruning import is_decided, is_hopeless
@@ -30,7 +31,7 @@ class Outcome:
     Args:
         state: What Optuna is told.
         value: Log speedup of a complete trial.
-        reason: Why it was not complete.
+        reason: Why it was not complete, or cannot be chosen although it is.
         constraints: Name to value; above 0 is broken.
     """
 
@@ -70,10 +71,12 @@ class Objective:
             # What the log already holds was judged before; only the last of it may have been cut short before that.
             is_open = len(logged) <= step + 1 < len(prompts)
             if is_open and not config.is_off and self._is_over(trial, config):
-                reason = f"decided after {step + 1} of {len(prompts)} prompts"
+                reasons = [f"decided after {step + 1} of {len(prompts)} prompts", self._over_memory(measurements)]
+                reason = "; ".join(filter(None, reasons))
                 return Outcome(TrialState.PRUNED, reason=reason, constraints=self._constraints(measurements))
         value = self._board.pool.value(config, prompts) if not config.is_off else self._self_speedup(measurements)
-        return Outcome(TrialState.COMPLETE, value, constraints=self._constraints(measurements))
+        reason = self._over_memory(measurements)
+        return Outcome(TrialState.COMPLETE, value, reason, constraints=self._constraints(measurements))
 
     def _logged(self, number: int) -> Sequence[Measurement]:
         measurements = self._measurer.log.measurements
@@ -99,8 +102,23 @@ class Objective:
         differ, which is counted and reported and breaks nothing.
         """
         limit = self._settings.max_memory_bytes
-        excess = max(one.peak_memory_bytes for one in measurements) - limit if limit else 0
+        excess = peak_memory(measurements) - limit if limit else 0
         return (("failed", 0.0), ("quality", 0.0), ("memory", float(excess)))
+
+    def _over_memory(self, measurements: Sequence[Measurement]) -> str:
+        """Return how a trial breaks the limit of memory, or nothing; trial 0 breaks none, it only measures."""
+        limit, peak = self._settings.max_memory_bytes, peak_memory(measurements)
+        return f"{OVER_MEMORY} ({gigabytes(peak)}, limit {gigabytes(limit)})" if 0 < limit < peak else ""
+
+
+def peak_memory(measurements: Sequence[Measurement]) -> int:
+    """Return the most bytes that any of them took."""
+    return max((one.peak_memory_bytes for one in measurements), default=0)
+
+
+def gigabytes(num_bytes: int) -> str:
+    """Return a size for people."""
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e7 else f"{num_bytes:,} bytes"
 
 
 def _failed(reason: str) -> Outcome:

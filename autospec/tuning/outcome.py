@@ -12,6 +12,7 @@ from autospec.comparison import Estimate, speedup
 from autospec.policy import Choice, Policy, build_policy, evidence_from, reproduction
 from autospec.records import Measurement
 from autospec.tuning.confirm import Confirmation, Row
+from autospec.tuning.log import Failure
 from autospec.tuning.pool import OFF, Leaderboard
 from autospec.tuning.result import Throughput, TokenIdentity, TuningResult
 from autospec.tuning.task import Task
@@ -28,12 +29,14 @@ class Circumstances:
         stop_reason: Why the search ended.
         noise_floor: Of the search.
         wall_seconds: By phase.
+        failures: Configurations that could not be measured.
     """
 
     measurements: tuple[Measurement, ...]
     stop_reason: str
     noise_floor: float
     wall_seconds: dict[str, float]
+    failures: tuple[Failure, ...] = ()
 
     @property
     def num_trials(self) -> int:
@@ -76,6 +79,7 @@ def _result(
         num_live_trials=run.num_trials,
         num_replayed_trials=0,
         wall_seconds=run.wall_seconds,
+        failures=run.failures,
     )
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any
 
 from autospec.comparison import Estimate
 from autospec.policy import Policy
 from autospec.records import Measurement
 from autospec.tuning.confirm import Confirmation, CrossCheck, Judged
+from autospec.tuning.log import Failure
+
+TOKENS_PER_EXCUSE = 10_000  # an excused difference in fewer tokens is worth a warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,32 +43,44 @@ class TokenIdentity:
         num_tokens: Tokens in them.
         num_excused: Outputs with a first difference that a tie of the target excuses.
         num_different: Outputs with one that nothing excuses; in float32 such a configuration fails instead.
+        median_gap: Of how close plain decoding was to another token at first differences; None where none is known.
+        largest_gap: The largest of them.
     """
 
     num_compared: int
     num_tokens: int
     num_excused: int
     num_different: int
+    median_gap: float | None = None
+    largest_gap: float | None = None
 
     @classmethod
     def of(cls, measurements: Sequence[Measurement]) -> TokenIdentity:
         """Count."""
         compared = [one for one in measurements if one.identical is not None and not one.config.is_off]
+        gaps = [one.difference_gap for one in compared if one.difference_gap is not None]
         return cls(
             num_compared=len(compared),
             num_tokens=sum(one.num_tokens for one in compared),
             num_excused=sum(one.num_excused for one in compared),
             num_different=sum(not one.identical for one in compared),
+            median_gap=median(gaps) if gaps else None,
+            largest_gap=max(gaps, default=None),
         )
 
-    def to_json(self) -> dict[str, int]:
-        """Return the fields as JSON values."""
-        return {
-            "num_compared": self.num_compared,
-            "num_tokens": self.num_tokens,
-            "num_excused": self.num_excused,
-            "num_different": self.num_different,
-        }
+    @property
+    def divergence_rate(self) -> float:
+        """Share of outputs with a first difference, excused or not; 0 where nothing was compared."""
+        return (self.num_excused + self.num_different) / self.num_compared if self.num_compared else 0.0
+
+    @property
+    def has_too_many_excuses(self) -> bool:
+        """Whether more than one token in 10,000 is excused: ties alone do not explain that."""
+        return self.num_excused * TOKENS_PER_EXCUSE > self.num_tokens
+
+    def to_json(self) -> dict[str, int | float | None]:
+        """Return the fields and the divergence rate as JSON values."""
+        return {**asdict(self), "divergence_rate": self.divergence_rate}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +100,7 @@ class TuningResult:
         num_live_trials: Trials measured on the engine, the baseline's own included.
         num_replayed_trials: Trials replayed from a trace.
         wall_seconds: By phase.
+        failures: Configurations that could not be measured, in the order in which they failed.
     """
 
     policy: Policy
@@ -98,6 +115,7 @@ class TuningResult:
     num_live_trials: int
     num_replayed_trials: int
     wall_seconds: Mapping[str, float]
+    failures: tuple[Failure, ...] = ()
 
     @property
     def speedup(self) -> Estimate:
@@ -137,6 +155,7 @@ class TuningResult:
             "num_replayed_trials": self.num_replayed_trials,
             "stop_reason": self.stop_reason,
             "finished": self.finished,
+            "failures": [_failure(one) for one in self.failures],
             "cost_model_error": None,
             "wall_seconds": dict(self.wall_seconds),
         }
@@ -159,6 +178,15 @@ def _claim(judged: Judged) -> dict[str, Any]:
         "adjusted_p_value": claim.adjusted_p_value,
         "interval_confidence": claim.interval_confidence,
         "stands": judged.stands,
+    }
+
+
+def _failure(failure: Failure) -> dict[str, Any]:
+    return {
+        "config": failure.config.to_json(),
+        "stage": failure.stage,
+        "prompt_id": failure.prompt_id,
+        "reason": failure.reason,
     }
 
 

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from autospec.comparison import noise_action
 from autospec.errors import ConfigError
+from autospec.policy import portable_source
 from autospec.policy.files import write_atomically
 from autospec.profiling import device_fingerprint
 from autospec.records import Prompt, Workload
+from autospec.runners import check_prompts
 from autospec.tuning.budget import MIN_PER_CATEGORY, Budget, affordable, fresh_prompts, plan_budget
 from autospec.tuning.confirm import Confirmation, confirm
 from autospec.tuning.defaults import engine_defaults
@@ -35,7 +37,7 @@ from autospec.tuning.log import MeasurementLog
 from autospec.tuning.measuring import Measurer
 from autospec.tuning.outcome import Circumstances, complete_result, partial_result
 from autospec.tuning.pool import OFF, Leaderboard, Pool
-from autospec.tuning.result import TuningResult
+from autospec.tuning.result import TOKENS_PER_EXCUSE, TuningResult
 from autospec.tuning.settings import StudySettings
 from autospec.tuning.space import SearchSpace
 from autospec.tuning.study import Search, SearchParts
@@ -79,10 +81,12 @@ def tune(  # noqa: PLR0913  (the public contract)
 
     Raises:
         ConfigError: The space does not fit the decoder, or the folder belongs to another task or process.
+        WorkloadError: Prompts do not fit the target's context, or its chat template refuses them; all are listed.
         MeasurementError: The baseline cannot be measured, or is too noisy under `strict`.
     """
     from autospec.runners.live import LiveRunner  # brings torch
 
+    check_prompts(decoder, workload)
     target = decoder.target
     task = Task(
         decoder=decoder,
@@ -136,13 +140,25 @@ class _Run:
     def run(self) -> TuningResult:
         try:
             confirmation = self._confirmation()
-            result = complete_result(self._task, confirmation, self._circumstances(self._log.decision("stop_reason")))
-            files = self._write(result)
-            self._task.tracker.finish(result, files)
         except KeyboardInterrupt:
             result = partial_result(self._task, self._board, self._circumstances("interrupted"))
-            self._write(result)
+            self._task.tracker.interrupt(result, self._write(result))
+            return result
+        # From here on Ctrl-C must not put a partial result in place of the confirmed one.
+        result = complete_result(self._task, confirmation, self._circumstances(self._log.decision("stop_reason")))
+        files = self._write(result)
+        self._warn_of_excuses(result)
+        self._task.tracker.finish(result, files)
         return result
+
+    def _warn_of_excuses(self, result: TuningResult) -> None:
+        identity = result.identity
+        if identity.has_too_many_excuses:
+            message = (
+                f"at most 1 token in {TOKENS_PER_EXCUSE:,} may differ by a tie of the target, "
+                f"but {identity.num_excused} of {identity.num_tokens:,} did"
+            )
+            self._task.on_event(Warned(message))
 
     def _confirmation(self) -> Confirmation:
         with self._measurer.phase("warm_up"):
@@ -161,8 +177,8 @@ class _Run:
         seconds = float(self._log.decide("seconds_per_prompt", self._warm_up))
         budget = plan_budget(task.workload, task.settings, seconds)
         plan = StudyPlan(
-            target=target.name,
-            drafters={name: drafter.source for name, drafter in sorted(task.decoder.drafters.items())},
+            target=portable_source(target.name),
+            drafters={name: portable_source(one.source) for name, one in sorted(task.decoder.drafters.items())},
             device=str(target.device),
             dtype=str(target.dtype).removeprefix("torch."),
             fingerprint=task.machine,
@@ -277,13 +293,18 @@ class _Run:
 
     def _circumstances(self, stop_reason: str) -> Circumstances:
         return Circumstances(
-            tuple(self._log.measurements), stop_reason, self._noise_floor, self._measurer.wall_seconds()
+            tuple(self._log.measurements),
+            stop_reason,
+            self._noise_floor,
+            self._measurer.wall_seconds(),
+            tuple(self._log.failures),
         )
 
     def _write(self, result: TuningResult) -> list[Path]:
-        """Write policy and result, and return all files of the run."""
+        """Write policy and result, and return all files of the run; one interrupted early has no journal."""
         folder = self._task.output_dir
         result.policy.save(folder / POLICY_FILE)
         text = json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n"
         write_atomically(folder / RESULT_FILE, text)
-        return [folder / name for name in (POLICY_FILE, RESULT_FILE, MEASUREMENTS_FILE, JOURNAL_FILE)]
+        files = [folder / name for name in (POLICY_FILE, RESULT_FILE, MEASUREMENTS_FILE, JOURNAL_FILE)]
+        return [path for path in files if path.exists()]

@@ -46,7 +46,7 @@ class StudySettings:
         patience: The search has converged when the best value has not risen by more than the noise for so many
             trials; 0 turns this off.
         max_failures: The search stops when so many configurations have failed.
-        max_memory_bytes: Memory a configuration may take; 0 is no limit.
+        max_memory_bytes: Memory a configuration may take, on a CPU with the whole process; 0 is no limit.
         strict: Refuse to go on when the baseline's noise is over 20 %.
 
     Raises:

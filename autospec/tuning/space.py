@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, cast
@@ -20,7 +20,7 @@ from autospec.config import SamplingParams, SpecConfig
 from autospec.errors import ConfigError
 from autospec.paths import data_dir
 from autospec.tuning.knobs import DECODING, Choices, Constraint, Knob, Params, Range, Value
-from autospec.tuning.space_file import near, read_space
+from autospec.tuning.space_file import drafter_rule, near, read_space
 
 MAX_COUNTED = 200_000
 _MAX_DRAWS = 500
@@ -35,20 +35,21 @@ class SearchSpace:
         name: For people.
 
     Raises:
-        ConfigError: Constraints leave nothing to try.
+        ConfigError: Knobs and constraints leave nothing to try.
     """
 
     def __init__(self, knobs: Iterable[Knob], constraints: Iterable[Constraint] = (), name: str = "") -> None:
         self.knobs, self.constraints, self.name = tuple(knobs), tuple(constraints), name
         if self.draw(np.random.default_rng(0)) is None and next(self._walk(), None) is None:
-            raise ConfigError(f"{name}: constraints must leave something to try, but {self._expressions()} do not")
+            raise ConfigError(self._why_empty())
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path, drafters: Collection[str] | None = None) -> Self:
         """Read a YAML file.
 
         Args:
             path: A file, or the name of one that ships with autospec, such as `chain`.
+            drafters: Those that the decoder will have, where that is known: a space that names others is refused.
 
         Raises:
             ConfigError: There is no such file, or it is no search space; all faults with file, line and key.
@@ -58,10 +59,14 @@ class SearchSpace:
             text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"a search space must be a readable text file, but {file}: {error}") from error
-        return cls(*read_space(file, text), name=str(file))
+        return cls(*read_space(file, text, drafters), name=str(file))
 
     def under(self, sampling: SamplingParams) -> SearchSpace:
-        """Return the space for these decoding settings: knobs that do not apply to them are gone."""
+        """Return the space for these decoding settings: knobs that do not apply to them are gone.
+
+        Raises:
+            ConfigError: Nothing to try is left.
+        """
         decoding = "greedy" if sampling.is_greedy else "sampling"
         kept: dict[str, Knob] = {}
         for knob in self.knobs:
@@ -69,7 +74,10 @@ class SearchSpace:
             others = tuple(condition for condition in knob.conditions if condition.knob != DECODING)
             if all(decoding in one.values for one in wanted) and all(one.knob in kept for one in others):
                 kept[knob.name] = replace(knob, conditions=others)
-        return SearchSpace(kept.values(), self.constraints, self.name)
+        try:
+            return SearchSpace(kept.values(), self.constraints, self.name)
+        except ConfigError as error:
+            raise ConfigError([f"{fault} (under {decoding} decoding)" for fault in error.faults]) from error
 
     def check(self, drafters: Iterable[str]) -> None:
         """Refuse a space whose drafters a decoder has not.
@@ -78,12 +86,11 @@ class SearchSpace:
             ConfigError: With the nearest names it has.
         """
         known = sorted(drafters)
-        domain = next((knob.domain for knob in self.knobs if knob.name == "drafter"), None)
-        named = domain.values if isinstance(domain, Choices) else ()
         faults = [
-            f"{self.name}: `knobs.drafter.choices` must name drafters of the decoder {known}, but got {name!r}"
-            f"{near(name, known)}"
-            for name in dict.fromkeys(part for choice in named for part in str(choice).split("+"))
+            f"{self._place(knob.line)}`knobs.drafter.choices`: {drafter_rule(name, known)}"
+            for knob in self.knobs
+            if knob.name == "drafter" and isinstance(knob.domain, Choices)
+            for name in dict.fromkeys(part for choice in knob.domain.values for part in str(choice).split("+"))
             if name not in known
         ]
         if faults:
@@ -196,6 +203,26 @@ class SearchSpace:
             return self.config(params)
         except ConfigError:
             return None
+
+    def _why_empty(self) -> str:
+        if self.constraints:
+            rule = f"constraints must leave something to try, but {self._expressions()} do not"
+            return f"{self._place(self.constraints[0].line)}`constraints`: {rule}"
+        params: Params = {}
+        for knob in self.knobs:
+            if knob.applies(params):
+                params[knob.name] = (knob.domain.grid() or (_low(knob),))[0]
+        faults: list[str] = []
+        try:
+            self.config(params)
+        except ConfigError as error:
+            faults = error.faults
+        line = min((knob.line for knob in self.knobs), default=0)
+        return f"{self._place(line)}`knobs`: knobs must leave something to try, but {'; '.join(faults)}"
+
+    def _place(self, line: int) -> str:
+        """Return file and line to put before a message, as far as they are known."""
+        return "".join(f"{part}:" for part in (self.name, line or "") if part) + (" " if self.name or line else "")
 
     def _expressions(self) -> list[str]:
         return [constraint.expression for constraint in self.constraints]

@@ -7,7 +7,7 @@ nothing of a decoder.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from itertools import chain
 from pathlib import Path
@@ -32,8 +32,9 @@ def near(name: str, known: Iterable[str]) -> str:
 class _Reader:
     """Walks the nodes of one file and collects faults."""
 
-    def __init__(self, path: Path, text: str) -> None:
+    def __init__(self, path: Path, text: str, drafters: Collection[str] | None) -> None:
         self._path, self._faults = path, list[tuple[int, str]]()
+        self._drafters = None if drafters is None else sorted(drafters)
         try:
             self._loader = yaml.SafeLoader(text)
             self._root = self._loader.get_single_node()
@@ -84,7 +85,7 @@ class _Reader:
         conditions = self._conditions(key, parts["when"], declared) if "when" in parts else ()
         if domain is None or len(self._faults) > num_faults:
             return None
-        return Knob(name, domain, conditions)
+        return Knob(name, domain, conditions, _line(parts["choices" if "choices" in parts else "range"]))
 
     def _choices(self, name: str, parts: Mapping[str, yaml.Node]) -> Choices | None:
         key, node = f"knobs.{name}.choices", parts["choices"]
@@ -99,6 +100,11 @@ class _Reader:
             self._fault(node, key, f"must not repeat a value, but got {values}")
         items = node.value if isinstance(node, yaml.SequenceNode) else [node] * len(values)
         good = [self._check_value(item, key, name, value) for item, value in zip(items, values, strict=True)]
+        if name == "drafter" and self._drafters is not None:
+            for item, value in zip(items, values, strict=True):
+                if value not in self._drafters:
+                    self._fault(item, key, drafter_rule(value, self._drafters))
+                    good.append(False)
         return Choices(tuple(values)) if all(good) else None
 
     def _range(self, name: str, parts: Mapping[str, yaml.Node]) -> Range | None:
@@ -176,7 +182,7 @@ class _Reader:
         for index, item in enumerate(node.value):
             key, value = f"constraints[{index}]", self._value(item)
             try:
-                constraint = Constraint(str(value))
+                constraint = Constraint(str(value), _line(item))
             except ValueError as error:
                 self._fault(item, key, str(error))
                 continue
@@ -238,7 +244,16 @@ class _Reader:
         return ConfigError(f"{place}: a search space must be plain YAML, but: {getattr(error, 'problem', error)}")
 
     def _fault(self, node: yaml.Node, key: str, rule: str) -> None:
-        self._faults.append((node.start_mark.line + 1, f"`{key}`: {rule}"))
+        self._faults.append((_line(node), f"`{key}`: {rule}"))
+
+
+def _line(node: yaml.Node) -> int:
+    return int(node.start_mark.line) + 1
+
+
+def drafter_rule(name: object, known: Sequence[str]) -> str:
+    """Return what is wrong with a drafter that a decoder has not."""
+    return f"must name drafters of the decoder {list(known)}, but got {name!r}{near(str(name), known)}"
 
 
 def _known_names(error: ConfigError) -> list[str]:
@@ -246,12 +261,19 @@ def _known_names(error: ConfigError) -> list[str]:
     return list(chain.from_iterable(fault.split("'")[1::2] for fault in error.faults))[:-1]
 
 
-def read_space(path: Path, text: str) -> tuple[tuple[Knob, ...], tuple[Constraint, ...]]:
+def read_space(
+    path: Path, text: str, drafters: Collection[str] | None = None
+) -> tuple[tuple[Knob, ...], tuple[Constraint, ...]]:
     """Return the knobs and constraints of a search-space file.
+
+    Args:
+        path: For messages.
+        text: Its content.
+        drafters: Those there are, where that is known: others become faults.
 
     Raises:
         ConfigError: The file is not a search space; all faults are listed with file, line and key.
     """
-    reader = _Reader(path, text)
+    reader = _Reader(path, text, drafters)
     reader.read()
     return tuple(reader.knobs.values()), tuple(reader.constraints)

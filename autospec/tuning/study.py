@@ -23,7 +23,16 @@ from autospec.errors import ConfigError, MeasurementError
 from autospec.records import Measurement
 from autospec.tuning.events import Measured, NoiseMeasured, OnEvent, TrialDone, TrialReport, Warned
 from autospec.tuning.measuring import Measurer, count_repeats
-from autospec.tuning.objective import Objective, Outcome, is_feasible, reason_of, tell, was_skipped
+from autospec.tuning.objective import (
+    Objective,
+    Outcome,
+    gigabytes,
+    is_feasible,
+    peak_memory,
+    reason_of,
+    tell,
+    was_skipped,
+)
 from autospec.tuning.pool import OFF, Leaderboard
 from autospec.tuning.samplers import NUM_STARTUP_TRIALS, make_sampler, propose
 from autospec.tuning.settings import StudySettings
@@ -221,6 +230,7 @@ class Search:
         self._tried.add(config)
         if frozen.number == 0:
             self._measure_noise(measurements)
+            self._check_memory(peak_memory(measurements))
         else:
             self.num_trials += 1
             if frozen.state == TrialState.COMPLETE and is_feasible(frozen):
@@ -246,6 +256,15 @@ class Search:
             message = (
                 f"one timing of the baseline varies by {self.noise_floor:.0%}, more than {NOISE_WARNING:.0%}: "
                 "intervals will be wide; close what else runs on this machine"
+            )
+            self._parts.on_event(Warned(message))
+
+    def _check_memory(self, baseline_bytes: int) -> None:
+        limit = self._parts.settings.max_memory_bytes
+        if 0 < limit < baseline_bytes:
+            message = (
+                f"plain decoding alone takes {gigabytes(baseline_bytes)}, over `study.max_memory_bytes` of "
+                f"{gigabytes(limit)} (on a CPU the whole process counts): nothing that is tried can be chosen"
             )
             self._parts.on_event(Warned(message))
 

@@ -39,7 +39,8 @@ class Task:
         now: Seconds from an arbitrary start.
 
     Raises:
-        ConfigError: The space names drafters the decoder has not, or the workload lacks prompts.
+        ConfigError: The space names drafters the decoder has not or leaves nothing to try under the workload's
+            decoding, or the workload lacks prompts.
     """
 
     decoder: SpeculativeDecoder
@@ -56,6 +57,7 @@ class Task:
 
     def __post_init__(self) -> None:
         self.space.check(self.decoder.drafters)
+        self.space.under(self.workload.sampling)
         if not self.workload.tune or not self.workload.held_out:
             num_tune, num_held_out = len(self.workload.tune), len(self.workload.held_out)
             raise ConfigError(

@@ -14,16 +14,18 @@ from autospec.records import Workload
 from autospec.workloads.reading import DEFAULT_CATEGORY, read_rows
 from autospec.workloads.splitting import (
     MAX_FAULTS,
+    CountTokens,
     assigned,
     distinct,
     of_categories,
     ordered,
     raise_if_faulty,
     repeated_ids,
+    short_enough,
     split,
 )
 
-__all__ = ["DEFAULT_CATEGORY", "MAX_FAULTS", "WorkloadSource", "load_workload"]
+__all__ = ["DEFAULT_CATEGORY", "MAX_FAULTS", "CountTokens", "WorkloadSource", "load_workload"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,8 @@ class WorkloadSource:
         categories: Categories to keep; empty keeps all.
         max_prompts_per_category: Most tune prompts, and most held-out prompts, of one category; None keeps all.
         max_held_out_per_category: The limit for held-out prompts where it differs; None: the same.
+        max_prompt_tokens: Most tokens of a rendered prompt; longer ones are left out, with a warning, before the split
+            and the other limits. None leaves none out.
         held_out_share: Share of each category that is held out, rounded, a half towards more prompts to tune on. A
             row that carries `split` keeps it.
         held_out_path: A second source whose prompts are the held-out ones; all of `path` is then to tune on.
@@ -52,6 +56,7 @@ class WorkloadSource:
     categories: tuple[str, ...] = ()
     max_prompts_per_category: int | None = None
     max_held_out_per_category: int | None = None
+    max_prompt_tokens: int | None = None
     held_out_share: float = 0.5
     held_out_path: str | Path | None = None
     seed: int = 0
@@ -60,7 +65,7 @@ class WorkloadSource:
 
     def __post_init__(self) -> None:
         faults = []
-        for name in ("max_prompts_per_category", "max_held_out_per_category"):
+        for name in ("max_prompts_per_category", "max_held_out_per_category", "max_prompt_tokens"):
             limit = getattr(self, name)
             if limit is not None and limit < 1:
                 faults.append(f"`{name} >= 1` must hold, but got {limit}")
@@ -74,11 +79,16 @@ class WorkloadSource:
             raise ConfigError(faults)
 
 
-def load_workload(source: WorkloadSource) -> Workload:
+def load_workload(source: WorkloadSource, count_tokens: CountTokens | None = None) -> Workload:
     """Read, split and order the prompts of a source.
 
     The same text (up to white space) is kept once, as held-out prompt where any of its rows says so. Any prefix of
     `tune` and `held_out` has as many prompts of each category as of every other, as long as they last.
+
+    Args:
+        source: Where they are.
+        count_tokens: Returns how many tokens a prompt has for the target, or raises `WorkloadError`; without it
+            `max_prompt_tokens` has no effect.
 
     Raises:
         WorkloadError: A source that cannot be read, faulty rows (up to 20 are listed), no prompts, or a category that
@@ -95,7 +105,10 @@ def load_workload(source: WorkloadSource) -> Workload:
     raise_if_faulty(faults)
     if not rows:
         raise WorkloadError(f"a workload must hold at least one prompt, but {source.path} holds none")
-    rows = split(distinct(of_categories(rows, source.categories)), source.held_out_share, source.seed)
+    rows = distinct(of_categories(rows, source.categories))
+    if source.max_prompt_tokens is not None and count_tokens is not None:
+        rows = short_enough(rows, source.max_prompt_tokens, count_tokens)
+    rows = split(rows, source.held_out_share, source.seed)
     limit = source.max_prompts_per_category
     return Workload(
         name=source.name or Path(source.path).name.split(".")[0],

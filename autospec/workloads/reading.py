@@ -43,6 +43,8 @@ def read_rows(path: Path, id_prefix: str, faults: list[str]) -> list[PromptRow]:
         WorkloadError: The file cannot be read, or is of no known kind.
     """
     try:
+        if not path.exists():
+            raise WorkloadError(f"a workload must be an existing file or folder, but {path} does not exist")
         if path.is_dir():
             return _read_texts(path, sorted(path.rglob("*.txt")), id_prefix, faults)
         if path.name.endswith(_JSONL_SUFFIXES):

@@ -9,17 +9,19 @@ import difflib
 import hashlib
 import logging
 import math
-from collections.abc import Iterable
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import zip_longest
 
-from autospec.errors import ConfigError, WorkloadError
+from autospec.errors import AutospecWarning, ConfigError, WorkloadError
 from autospec.records import Prompt
 from autospec.workloads.reading import SPLITS, PromptRow
 
 logger = logging.getLogger(__name__)
 
 MAX_FAULTS = 20
+CountTokens = Callable[[Prompt], int]
 
 
 def raise_if_faulty(faults: list[str]) -> None:
@@ -84,6 +86,42 @@ def distinct(rows: list[PromptRow]) -> list[PromptRow]:
     if len(kept) < len(rows):
         logger.warning("left out %d of %d prompts that repeat another one", len(rows) - len(kept), len(rows))
     return list(kept.values())
+
+
+def short_enough(rows: list[PromptRow], limit: int, count_tokens: CountTokens) -> list[PromptRow]:
+    """Leave out prompts of more than `limit` tokens, and categories of which then too few are left to be split.
+
+    Raises:
+        WorkloadError: A prompt cannot be counted, or no category is left.
+    """
+    short, faults = [], []
+    for row in rows:
+        try:
+            if count_tokens(row.prompt) <= limit:
+                short.append(row)
+        except WorkloadError as error:
+            faults.append(f"{row.where}: {error}")
+    raise_if_faulty(faults)
+    num_before = {category: len(members) for category, members in _by_category(rows).items()}
+    left = _by_category(short)
+    gone = [
+        name
+        for name, num in num_before.items()
+        if len(left.get(name, ())) < num and not _can_split(left.get(name, ()))
+    ]
+    kept = [row for row in short if row.prompt.category not in gone]
+    if not kept:
+        raise WorkloadError(f"a category must have two prompts of at most {limit:,} tokens, but none has")
+    if len(kept) < len(rows):
+        message = f"left out {len(rows) - len(kept)} of {len(rows)} prompts, because of tokens one may have {limit:,}"
+        message += f"; too few are left of {', '.join(gone)}, so none is taken" if gone else ""
+        warnings.warn(message, AutospecWarning, stacklevel=3)
+    return kept
+
+
+def _can_split(members: Sequence[PromptRow]) -> bool:
+    """Return whether both parts can have a prompt."""
+    return len(members) > 1 and {row.split for row in members} not in ({"tune"}, {"held_out"})
 
 
 def _by_category(rows: Iterable[PromptRow]) -> dict[str, list[PromptRow]]:

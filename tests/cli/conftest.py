@@ -32,7 +32,11 @@ class FakeDecoder:
 
     target: Any = field(
         default_factory=lambda: SimpleNamespace(
-            name="pocket/target", revision=None, device=torch.device("cpu"), dtype=torch.float32
+            name="pocket/target",
+            revision=None,
+            device=torch.device("cpu"),
+            dtype=torch.float32,
+            usable_length=100_000,
         )
     )
     drafters: dict[str, Any] = field(

@@ -12,7 +12,7 @@ from autospec.cli import bench as command
 from autospec.cli import main
 from autospec.cli.faults import Faults
 from autospec.config import SamplingParams, SpecConfig
-from autospec.errors import MeasurementError
+from autospec.errors import BaselineError, MeasurementError
 from autospec.policy import ModelSource, Policy
 from autospec.records import Measurement, Prompt
 
@@ -111,6 +111,43 @@ def test_all_faults_come_at_once_and_nothing_is_made(
     ):
         assert part in message
     assert list(in_empty_folder.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("always::autospec.errors.AutospecWarning")
+def test_prompts_that_do_not_fit_are_refused_or_left_out(
+    runner: FakeRunner, decoder: Any, in_empty_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decoder.target.usable_length = 50
+    rows = [json.dumps({"id": str(size), "prompt": "x" * size}) for size in (5, 6, 7, 47)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n")
+    arguments = ["configs=[off]", "workload=file", f"workload.path={tmp_path / 'rows.jsonl'}"]
+    assert main(["bench", *arguments, "workload.max_new_tokens=4"]) == 2
+    assert "'47' (47)" in capsys.readouterr().err
+    assert list(in_empty_folder.iterdir()) == []
+    assert main(["bench", *arguments, "workload.max_new_tokens=4", "workload.max_prompt_tokens=46"]) == 0
+    assert "left out 1 of 4 prompts" in capsys.readouterr().err
+
+
+def test_a_baseline_that_fails_is_the_fault_of_no_contender(
+    runner: FakeRunner, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(config: SpecConfig, prompt: Prompt, **asked: Any) -> Measurement:
+        raise BaselineError("plain decoding must be possible")
+
+    monkeypatch.setattr(runner, "measure", fail)
+    assert main(["bench", "configs=[{drafter:draft,draft_length:4}]", *SMALL]) == 1
+    shown = capsys.readouterr()
+    assert shown.err == "autospec bench: plain decoding must be possible\n"
+    assert "taken out" not in shown.out
+
+
+def test_an_unknown_field_of_a_configuration_gets_the_nearest(
+    runner: FakeRunner, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "configs=[{drafter:draft,draft_lenght:4}]", *SMALL]) == 2
+    message = capsys.readouterr().err
+    assert "`configs[0]`: SpecConfig takes only" in message
+    assert "but got ['draft_lenght']; did you mean `draft_length`?" in message
 
 
 def test_nothing_to_compare_is_refused(runner: FakeRunner, capsys: pytest.CaptureFixture[str]) -> None:

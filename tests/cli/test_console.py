@@ -17,6 +17,8 @@ from autospec.config import SpecConfig
 from autospec.records import Measurement, Prompt
 from autospec.tuning import StudyPlan, TrialReport, TuningResult
 from autospec.tuning.events import Measured, NoiseMeasured, PhaseStarted, PlanMade, TrialDone, Warned
+from autospec.tuning.log import Failure
+from autospec.tuning.result import TokenIdentity
 
 DRAFT4 = SpecConfig(drafter="draft", draft_length=4)
 
@@ -87,6 +89,13 @@ def test_a_trial_is_one_line(report: TrialReport) -> None:
     assert "\n" not in line
 
 
+def test_a_trial_over_memory_is_not_called_complete(report: TrialReport) -> None:
+    over = replace(report, state="complete", reason="over memory (2.10 GB, limit 2.00 GB)")
+    assert "  over memory (2.10 GB, limit 2.00 GB)  best" in trial_line(over, 30)
+    both = replace(report, reason="decided after 6 prompts; over memory (2.10 GB, limit 2.00 GB)")
+    assert "pruned (decided after 6 prompts; over memory (2.10 GB, limit 2.00 GB))" in trial_line(both, 30)
+
+
 def test_the_baselines_own_trial_and_repeats_are_marked(report: TrialReport) -> None:
     baseline = replace(report, number=0, config=SpecConfig(), best_config=SpecConfig(), reason="", state="complete")
     assert trial_line(baseline, 30).strip().startswith("baseline")
@@ -124,6 +133,13 @@ def test_a_terminal_gets_a_progress_bar(plan: StudyPlan) -> None:
     assert "0/10" in text
 
 
+def test_nothing_to_confirm_is_no_progress_bar() -> None:
+    text = _told([PhaseStarted("search", 10), PhaseStarted("confirm", 0)], is_terminal=True)
+    assert "0/10" in text
+    assert "0/0" not in text
+    assert "nothing: no configuration is left" in text
+
+
 def test_text_in_brackets_is_printed_as_it_is() -> None:
     file = io.StringIO()
     with Terminal(Console(file=file)) as terminal:
@@ -150,6 +166,28 @@ def test_the_summary_of_off_says_so(off_result: TuningResult, tmp_path: Path) ->
     assert "speculation off: no configuration beat plain decoding" in text
     assert "as plain decoding" in text
     assert "faster" not in text
+
+
+def test_the_summary_of_off_says_what_failed(off_result: TuningResult, tmp_path: Path) -> None:
+    late = Failure(DRAFT4, "p9", "confirm", -1, "MeasurementError: out of memory")
+    text = "\n".join(summary_lines(replace(off_result, failures=(late,)), tmp_path))
+    assert "no configuration beat" not in text
+    assert "speculation off: failed after the search: draft x4 exact; see below" in text
+    assert "  draft x4 exact failed in the confirmation, on prompt 'p9': MeasurementError: out of memory" in text
+    early = replace(late, stage="search", trial=3)
+    text = "\n".join(summary_lines(replace(off_result, failures=(early,)), tmp_path))
+    assert "no configuration beat" not in text
+    assert "speculation off: 1 configurations failed, see below; none of the others beat plain decoding" in text
+    assert "failed in the search, on prompt 'p9'" in text
+
+
+def test_the_summary_tells_of_divergence(result: TuningResult, tmp_path: Path) -> None:
+    identity = TokenIdentity(40, 400, 1, 3, median_gap=0.012, largest_gap=0.25)
+    text = "\n".join(summary_lines(replace(result, identity=identity), tmp_path))
+    assert "diverge from plain decoding's: 10.0%" in text
+    assert "median 1.2e-02, largest 2.5e-01" in text
+    text = "\n".join(summary_lines(replace(result, identity=TokenIdentity(40, 400, 0, 0)), tmp_path))
+    assert "diverge" not in text
 
 
 def test_the_summary_of_an_interrupted_run_claims_nothing_held_out(result: TuningResult, tmp_path: Path) -> None:

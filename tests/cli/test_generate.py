@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 from autospec.cli import generate as command
 from autospec.cli import main
 from autospec.config import SamplingParams, SpecConfig
-from autospec.policy import Policy
+from autospec.policy import ModelSource, Policy
 from autospec.records import StepStats
 
 
@@ -69,6 +71,33 @@ def test_a_policy_decides_by_category(fake: Any, policy_file: Path) -> None:
     assert call["sampling"] == SamplingParams(seed=3)
 
 
+def test_a_category_the_policy_does_not_know_is_warned_of(
+    fake: Any, policy_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["generate", "prompt=x", f"policy={policy_file}", "category=tlk"]) == 0
+    message = capsys.readouterr().err
+    assert "warning: the policy knows the categories ['code', 'talk'] and serves all else" in message
+    assert "but got 'tlk'; did you mean `talk`?" in message
+    # `code` has no row of its own, but the policy was measured on it.
+    assert main(["generate", "prompt=x", f"policy={policy_file}", "category=code"]) == 0
+    assert "the policy knows" not in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::autospec.errors.AutospecWarning")
+def test_a_local_policy_loads_without_progress_bars(
+    fake: Any, policy_file: Path, policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "HF_HUB_DISABLE_PROGRESS_BARS"
+    monkeypatch.setenv(name, "")  # so that it is as before after the test
+    monkeypatch.delenv(name)
+    assert main(["generate", "prompt=x", f"policy={policy_file}"]) == 0
+    assert os.environ[name] == "1"
+    monkeypatch.delenv(name)
+    replace(policy, target=ModelSource("someone/model")).save(tmp_path / "hub.json")
+    assert main(["generate", "prompt=x", f"policy={tmp_path / 'hub.json'}"]) == 0
+    assert name not in os.environ
+
+
 @pytest.mark.filterwarnings("ignore::autospec.errors.AutospecWarning")
 def test_a_policy_and_a_configuration_together_are_refused(
     fake: Any, policy_file: Path, capsys: pytest.CaptureFixture[str]
@@ -102,6 +131,7 @@ def test_all_faults_come_at_once(fake: Any, tmp_path: Path, capsys: pytest.Captu
         (["prompt_file=/nowhere/x"], "`prompt_file` must be a readable text file"),
         (["prompt=x", "config=of"], "`config`: a configuration is off or a table"),
         (["prompt=x", "config={draft_length:4}"], "`config`: a draft needs a drafter"),
+        (["prompt=x", "config={drafter:draft,draftlength:4}"], "['draftlength']; did you mean `draft_length`?"),
         (["prompt=x", "config={drafter:drft,draft_length:4}"], "but got 'drft'; did you mean `draft`?"),
     ],
 )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 import warnings
@@ -54,6 +56,36 @@ def test_every_command_has_help_with_examples(name: str, capsys: pytest.CaptureF
 def test_help_lists_the_choices_that_are_there(capsys: pytest.CaptureFixture[str]) -> None:
     main(["tune", "--help"])
     assert "pocket (default), pocket_complete, pocket_docs, pocket_edit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        r"study\.trials: 30 +# most configurations measured",
+        r"study\.patience: 20 +# trials without a rise of the best value before the search ends; 0: never",
+        r"model\.drafters\.draft: pocket/draft +# distilled from the target",
+        r"model\.dtype: auto +# auto: float32 on a CPU, .*",
+        r"workload\.path: pocket/workload",
+        r"workload\.max_prompt_tokens: null +# .*",
+        r"workload\.sampling\.top_k: 0 +# 0: all tokens",
+        r"tracking\.uri: null +# .*",
+        r"study=quick: A first look in about two minutes\. Sets study\.trials=10, .*",
+        r"experiment=smoke: .*",
+        r"dry_run: false +# print the plan and stop",
+    ],
+)
+def test_help_shows_the_settings_of_groups_with_their_comments(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["tune", "--help"])
+    shown = capsys.readouterr().out
+    assert re.search(rf"^  {line}", shown, re.MULTILINE)
+    assert "conf/" not in shown
+
+
+def test_help_says_which_settings_must_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["bench", "--help"])
+    shown = capsys.readouterr().out
+    assert "model=custom (settings of model need a choice first)" in shown
+    assert re.search(r"^  model\.target: \?\?\? +# must be given$", shown, re.MULTILINE)
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,6 +168,34 @@ def test_the_module_runs_and_answers_help_without_heavy_libraries() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly() -> None:
+    code = "import sys; from autospec.cli import main; sys.exit(main(['tune', '--help']))"
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert done.stderr == b""
+    assert done.returncode == 141
+
+
+def test_a_pipe_that_closes_while_a_command_writes_ends_it_quietly(command: SimpleNamespace) -> None:
+    code = (
+        "import sys; from types import SimpleNamespace; from autospec.cli import main\n"
+        "def run(composed):\n"
+        "    for _ in range(100_000): print('text', flush=True)\n"
+        "sys.modules['autospec.cli.tune'] = SimpleNamespace(run=run)\n"
+        "sys.exit(main(['tune']))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.read(3) == b"tex"
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(timeout=60) == 141
 
 
 def test_python_m_autospec_runs() -> None:

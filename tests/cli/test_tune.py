@@ -10,7 +10,8 @@ import pytest
 
 from autospec.cli import main
 from autospec.cli import tune as command
-from autospec.errors import MeasurementError, ModelError
+from autospec.errors import MeasurementError, ModelError, TrackingError, WorkloadError
+from autospec.tracking import MlflowTracker
 from autospec.tuning import TuningResult
 from autospec.tuning.events import PhaseStarted, PlanMade, StudyPlan
 
@@ -186,12 +187,145 @@ def test_a_failed_measurement_ends_with_1_and_can_be_gone_on_with(
     assert len(_runs(in_empty_folder / "outputs")) == 1
 
 
-def test_a_tracker_that_cannot_be_reached_ends_with_1_before_anything_is_made(
+def test_a_tracker_that_cannot_be_reached_is_bad_input_before_anything_is_made(
     fake: FakeTune, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["tune", "experiment=smoke", "tracking.uri=http://127.0.0.1:9"]) == 1
+    assert main(["tune", "experiment=smoke", "tracking.uri=http://127.0.0.1:9"]) == 2
     assert "http://127.0.0.1:9" in capsys.readouterr().err
     assert list(in_empty_folder.iterdir()) == []
+    assert fake.calls == []
+
+
+def test_a_broken_local_store_is_listed_with_the_other_faults_and_nothing_is_written(
+    fake: FakeTune, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = in_empty_folder / "results"
+    root.mkdir()
+    (root / "mlflow").write_text("not a folder")
+    arguments = ["experiment=smoke", f"output_root={root}", "workload.path=/nope"]
+    assert main(["tune", *arguments]) == 2
+    message = capsys.readouterr().err
+    assert (
+        f"`tracking`: the MLflow store (or use tracking=none) needs a folder that can be made, but {root}" in message
+    )
+    assert "a workload must be an existing file or folder, but /nope does not exist" in message
+    assert [path.name for path in root.iterdir()] == ["mlflow"]
+    assert main(["tune", "experiment=smoke", f"output_root={root}"]) == 2
+    assert [path.name for path in root.iterdir()] == ["mlflow"]
+    assert fake.calls == []
+
+
+def test_a_store_that_fails_at_last_makes_no_run(
+    fake: FakeTune, in_empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: MlflowTracker) -> None:
+        raise TrackingError("the schema is out of date")
+
+    monkeypatch.setattr(MlflowTracker, "connect", refuse)
+    assert main(["tune", "experiment=smoke"]) == 2
+    assert not (in_empty_folder / "outputs").exists()
+    assert main(["tune", "experiment=smoke", "dry_run=true"]) == 0  # a dry run makes no store
+    assert list(in_empty_folder.iterdir()) == []
+
+
+def _questions(folder: Path, sizes: dict[str, list[int]]) -> Path:
+    """Write questions of so many characters, by category: one token each for the fake decoder."""
+    rows = [
+        {"id": f"{category}-{index}", "category": category, "prompt": f"{category}{index:04d}".ljust(size, "x")}
+        for category, own in sizes.items()
+        for index, size in enumerate(own)
+    ]
+    path = folder / "questions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_prompts_that_do_not_fit_are_all_listed_before_anything_is_made(
+    fake: FakeTune, decoder: Any, in_empty_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decoder.target.usable_length = 100
+    path = _questions(tmp_path, {"a": [10, 88, 89, 10], "b": [10, 10, 200, 10]})
+    arguments = [*QUIET, "workload=file", f"workload.path={path}", "workload.max_prompts_per_category=null"]
+    assert main(["tune", *arguments]) == 2
+    message = capsys.readouterr().err
+    assert "with 12 new ones there is room for 88 and 2 prompts are longer" in message
+    assert "`workload.max_prompt_tokens=88` leaves them out" in message
+    assert "'a-2' (89)" in message
+    assert "'b-2' (200)" in message
+    assert "a-1" not in message
+    assert list(in_empty_folder.iterdir()) == []
+    assert fake.calls == []
+    assert main(["tune", *arguments, "workload.max_new_tokens=100"]) == 2
+    assert "lower `max_new_tokens`" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("always::autospec.errors.AutospecWarning")
+@pytest.mark.parametrize("limit", [88, 95, 10_000])
+def test_long_prompts_can_be_left_out(
+    fake: FakeTune, decoder: Any, tmp_path: Path, in_empty_folder: Path, limit: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A limit above what fits leaves out what does not fit."""
+    decoder.target.usable_length = 100
+    path = _questions(tmp_path, {"a": [10, 88, 89, 10, 10], "b": [10, 95, 200, 100]})
+    arguments = [*QUIET, "workload=spec_bench", f"workload.path={path}", f"workload.max_prompt_tokens={limit}"]
+    assert main(["tune", *arguments]) == 0
+    workload = fake.calls[0]["workload"]
+    ids = {prompt.prompt_id for prompt in (*workload.tune, *workload.held_out)}
+    assert ids == {"a-0", "a-1", "a-3", "a-4"}
+    message = capsys.readouterr().err
+    assert "warning: left out 5 of 9 prompts, because of tokens one may have 88" in message
+    assert "too few are left of b" in message
+
+
+def test_a_chat_template_that_refuses_a_prompt_is_found_before_anything_is_made(
+    fake: FakeTune, decoder: Any, monkeypatch: pytest.MonkeyPatch, in_empty_folder: Path, capsys: Any
+) -> None:
+    def refuse(self: Any, prompt: Any) -> list[int]:
+        raise WorkloadError(f"the chat template must take the messages of prompt {prompt.prompt_id!r}")
+
+    monkeypatch.setattr(type(decoder), "render", refuse)
+    assert main(["tune", *QUIET]) == 2
+    assert capsys.readouterr().err.count("the chat template must take") == 12  # 2 prompts x 3 categories x 2 parts
+    assert main(["tune", *QUIET, "workload.max_prompt_tokens=9"]) == 2
+    assert "the chat template must take" in capsys.readouterr().err
+    assert list(in_empty_folder.iterdir()) == []
+
+
+SAMPLED_ONLY = """knobs:
+  accept_rule:
+    choices: [exact, block]
+    when: {decoding: sampling}
+  drafter:
+    choices: [draft]
+    when: {decoding: sampling}
+  draft_length:
+    choices: [4]
+"""
+
+
+def test_a_space_with_nothing_for_this_decoding_is_a_fault_with_its_line(
+    fake: FakeTune, tmp_path: Path, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text(SAMPLED_ONLY)
+    assert main(["tune", *QUIET, f"search_space={space}"]) == 2
+    message = capsys.readouterr().err
+    assert f"{space}:9: `knobs`: knobs must leave something to try, but a draft needs a drafter" in message
+    assert "(under greedy decoding)" in message
+    assert list(in_empty_folder.iterdir()) == []
+    assert main(["tune", *QUIET, f"search_space={space}", "workload.sampling.temperature=0.8"]) == 0
+
+
+def test_a_wrong_drafter_is_listed_with_the_other_faults_of_a_space(
+    fake: FakeTune, tmp_path: Path, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("knobs:\n  drafter:\n    choices: [drft]\n  draft_length:\n    range: [9, 2]\n")
+    assert main(["tune", *QUIET, f"search_space={space}"]) == 2
+    message = capsys.readouterr().err
+    assert f"{space}:3: `knobs.drafter.choices`: must name drafters of the decoder" in message
+    assert "did you mean `draft`?" in message
+    assert f"{space}:5: `knobs.draft_length.range`" in message
 
 
 def test_multirun_runs_every_combination(fake: FakeTune, in_empty_folder: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from autospec.config import SamplingParams, SpecConfig
-from autospec.errors import ConfigError, MeasurementError, MismatchError, ModelError
+from autospec.errors import BaselineError, ConfigError, MeasurementError, MismatchError, ModelError
 from autospec.records import Generation, Prompt, StepStats
 from autospec.runners.live import LiveRunner
 
@@ -110,6 +111,7 @@ def test_the_record_holds_what_was_asked_and_counted():
     assert (one.num_tokens, one.baseline_num_tokens) == (4, 4)
     assert one.identical is True
     assert one.num_excused == 0
+    assert (one.difference_index, one.difference_gap) == (None, None)
     assert one.stats.num_steps == 2
     assert one.seconds > 0
     assert one.baseline_seconds > 0
@@ -140,6 +142,7 @@ def test_a_tie_excuses_a_first_difference_and_nothing_is_compared_behind_it():
     one = measure(runner_of(FakeDecoder(tokens={"draft": [1, 9, 9, 9]}, gap=9e-5)))
     assert one.identical is True
     assert one.num_excused == 1
+    assert (one.difference_index, one.difference_gap) == (1, 9e-5)
 
 
 def test_no_tie_at_the_limit():
@@ -151,6 +154,13 @@ def test_in_half_precision_a_difference_is_counted():
     one = measure(runner_of(FakeDecoder(tokens={"draft": [1, 9, 9, 9]}, gap=0.5, dtype=torch.bfloat16)))
     assert one.identical is False
     assert one.num_excused == 0
+    assert (one.difference_index, one.difference_gap) == (1, 0.5)
+
+
+def test_in_half_precision_an_output_that_merely_ended_first_has_no_gap():
+    one = measure(runner_of(FakeDecoder(tokens={"draft": [1, 2, 3]}, dtype=torch.bfloat16)))
+    assert one.identical is False
+    assert (one.difference_index, one.difference_gap) == (3, None)
 
 
 def test_a_shorter_output_is_a_difference():
@@ -192,6 +202,29 @@ def test_errors_of_our_own_keep_their_kind():
         measure(runner_of(FakeDecoder(failure=ModelError("too long"))))
     with pytest.raises(ConfigError):
         measure(runner_of(FakeDecoder()), SpecConfig("unknown", 4))
+
+
+@pytest.mark.parametrize("failure", [torch.OutOfMemoryError("CUDA out of memory"), ModelError("too long")])
+@pytest.mark.parametrize("config", [DRAFT, OFF])
+def test_plain_decoding_that_fails_is_the_fault_of_no_configuration(
+    failure: Exception, config: SpecConfig, monkeypatch: pytest.MonkeyPatch
+):
+    decoder = FakeDecoder()
+    runner = runner_of(decoder)
+    measure(runner, config)
+    monkeypatch.setattr(decoder, "generate", refuse_off(decoder.generate, failure))
+    with pytest.raises(BaselineError, match=r"prompt 'p1': plain decoding must be possible.*, but: ") as caught:
+        measure(runner, config, PROMPTS[1])
+    assert caught.value.__cause__ is failure
+
+
+def refuse_off(generate: Callable[..., Any], failure: Exception) -> Callable[..., Any]:
+    def refusing(prompts: list[list[int]], *, config: SpecConfig, **options: Any) -> list[Generation]:
+        if config.is_off:
+            raise failure
+        return list(generate(prompts, config=config, **options))
+
+    return refusing
 
 
 def test_a_bug_is_not_taken_for_a_failed_configuration():

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from autospec.config import SpecConfig
-from autospec.errors import MeasurementError
+from autospec.errors import BaselineError, MeasurementError, ModelError, WorkloadError
+from autospec.tuning.events import Event, Warned
 from autospec.tuning.finalists import Chosen, Finalists, choose, measure_all, pick_finalists
 from autospec.tuning.log import MeasurementLog
 from autospec.tuning.measuring import Measurer
@@ -97,6 +98,29 @@ def test_what_fails_now_is_not_chosen(fakes: SimpleNamespace, log: MeasurementLo
     assert [failure.reason for failure in log.failures] == ["MeasurementError: out of memory"]
     assert choose(finalists, pool, prompts, failed).overall == DRAFT
     assert Chosen(NGRAM, {"code": DRAFT, "prose": NGRAM}).without(failed) == Chosen(OFF, {"code": DRAFT})
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_a_failure_after_the_search_is_told_once(fakes: SimpleNamespace, log: MeasurementLog, repeats: int):
+    runner = fakes.FakeRunner(speed=speed, failures={"ngram": ModelError("no kernel")})
+    told: list[Event] = []
+    measurer = Measurer(runner, log, told.append, runner.now)
+    prompts = fakes.make_workload(("one",), 3).held_out
+    _, failed = measure_all(measurer, prompts, Chosen(NGRAM, {"one": DRAFT}), "confirm", repeats)
+    assert failed == {NGRAM}
+    message = "ngram x10 n1-3 exact failed in the confirmation, on prompt 'held_out-one-0': ModelError: no kernel"
+    assert [event for event in told if isinstance(event, Warned)] == [Warned(message)]
+
+
+@pytest.mark.parametrize("error", [BaselineError("out of memory"), WorkloadError("the template refuses")])
+def test_what_is_no_fault_of_the_configuration_is_not_booked_as_one(
+    fakes: SimpleNamespace, log: MeasurementLog, error: Exception
+):
+    runner = fakes.FakeRunner(speed=speed, failures={"ngram": error})
+    measurer = Measurer(runner, log, lambda event: None, runner.now)
+    with pytest.raises(type(error), match=str(error)):
+        measure_all(measurer, fakes.make_workload(("one",), 3).held_out, Chosen(NGRAM), "confirm", 1)
+    assert log.failures == []
 
 
 def test_the_order_of_configurations_rotates(fakes: SimpleNamespace, measurer: Measurer):

@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.decoder import SpeculativeDecoder
+from autospec.errors import WorkloadError
 from autospec.policy import load_policy
 from autospec.records import Prompt, Workload
 from autospec.tuning import SearchSpace, StudySettings, tune
@@ -63,6 +64,16 @@ def test_tune_writes_a_policy_that_loads(decoder: SpeculativeDecoder, tmp_path: 
     found = read_measurements(tmp_path / "run" / "measurements.jsonl")
     assert all(one.identical for one in found)
     assert {one.config for one in found if one.trial == 1} == {SpecConfig("ngram", 10)}
+
+
+def test_prompts_that_do_not_fit_are_refused_before_anything_is_written(decoder: SpeculativeDecoder, tmp_path: Path):
+    prompts = tuple(Prompt(f"t{i}", "one", f"{i}12{i}12") for i in range(4))
+    workload = Workload("digits", prompts, (Prompt("long", "one", "1" * 121),), max_new_tokens=8)
+    with pytest.raises(
+        WorkloadError, match=r"128 tokens, but .* room for 120 and 1 prompts are longer.*'long' \(121\)"
+    ):
+        tune(decoder, workload, SearchSpace.load("smoke"), output_dir=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_mismatch_fails_the_trial_with_its_evidence(

@@ -56,6 +56,38 @@ def test_constraints_that_leave_nothing_are_refused():
         SearchSpace([DRAFTER, LENGTH], [Constraint("draft_length > 9")], "my.yaml")
 
 
+def test_a_file_that_leaves_nothing_names_line_and_key(tmp_path: Path):
+    path = tmp_path / "my.yaml"
+    knobs = "knobs:\n  drafter: {choices: [draft]}\n  draft_length: {range: [1, 4]}\n"
+    path.write_text(knobs + "constraints:\n  - draft_length > 9\n")
+    with pytest.raises(ConfigError) as caught:
+        SearchSpace.load(path)
+    rule = "constraints must leave something to try, but ['draft_length > 9'] do not"
+    assert caught.value.faults == [f"{path}:5: `constraints`: {rule}"]
+
+
+def test_without_constraints_the_knobs_are_at_fault():
+    shape = Knob("tree_shape", Choices(("static",)))
+    with pytest.raises(ConfigError, match=r"^`knobs`: knobs must leave something to try, but .*needs `tree_paths`"):
+        SearchSpace([DRAFTER, LENGTH, shape])
+
+
+def test_a_drafter_that_is_not_there_names_line_and_key(tmp_path: Path):
+    path = tmp_path / "my.yaml"
+    path.write_text("knobs:\n  drafter:\n    choices: [draft, ngrm]\n  draft_length: {range: [1, 4]}\n")
+    with pytest.raises(ConfigError) as caught:
+        SearchSpace.load(path).check(["draft", "ngram"])
+    rule = "must name drafters of the decoder ['draft', 'ngram'], but got 'ngrm'; did you mean `ngram`?"
+    assert caught.value.faults == [f"{path}:3: `knobs.drafter.choices`: {rule}"]
+    with pytest.raises(ConfigError) as loading:
+        SearchSpace.load(path, ["draft", "ngram"])
+    assert loading.value.faults == caught.value.faults
+
+
+def test_lines_make_no_difference_between_spaces(tmp_path: Path):
+    assert Knob("draft_length", Choices((1,)), line=3) == Knob("draft_length", Choices((1,)), line=9)
+
+
 def test_params_come_back_to_the_same_configuration():
     space = SearchSpace.load("chain").under(SAMPLING)
     rng = np.random.default_rng(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,9 @@ import pytest
 from optuna.trial import TrialState
 
 from autospec.config import SpecConfig
-from autospec.errors import ConfigError, MeasurementError
+from autospec.errors import BaselineError, ConfigError, MeasurementError
+from autospec.policy import Policy
+from autospec.records import Measurement, Prompt
 from autospec.tuning.defaults import engine_defaults
 from autospec.tuning.events import (
     Event,
@@ -28,7 +31,7 @@ from autospec.tuning.events import (
     Warned,
 )
 from autospec.tuning.journal import open_study
-from autospec.tuning.knobs import Choices, Constraint, Knob, Range
+from autospec.tuning.knobs import Choices, Condition, Constraint, Knob, Range
 from autospec.tuning.log import read_measurements
 from autospec.tuning.result import TuningResult
 from autospec.tuning.run import run_task
@@ -52,6 +55,7 @@ class Listener:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.told: list[str] = []
+        self.files: list[str] = []
 
     def __call__(self, event: Event) -> None:
         self.events.append(event)
@@ -64,6 +68,12 @@ class Listener:
 
     def finish(self, result: TuningResult, files: list[Path]) -> None:
         self.told.append("finish")
+        assert all(path.is_file() for path in files)
+
+    def interrupt(self, result: TuningResult, files: list[Path]) -> None:
+        self.told.append("interrupt")
+        self.files = [path.name for path in files]
+        assert not result.finished
         assert all(path.is_file() for path in files)
 
     @property
@@ -227,6 +237,91 @@ def test_memory_is_a_constraint(tmp_path: Path, fakes: SimpleNamespace):
     assert result.policy.choose().draft_length >= 3
 
 
+def test_a_trial_over_memory_says_so(tmp_path: Path, fakes: SimpleNamespace, listener: Listener):
+    run_task(fakes.make_task(tmp_path, trials=20, max_memory_bytes=4000, on_event=listener))
+    over = [report for report in listener.reports if report.config.draft_length > 4]
+    assert over
+    for report in over:
+        rule = f"over memory ({1000 * report.config.draft_length:,} bytes, limit 4,000 bytes)"
+        assert report.reason.endswith(rule)
+        assert report.reason.startswith("over memory" if report.state == "complete" else "decided after")
+    assert "complete" in {report.state for report in over}
+    assert not any("over memory" in report.reason for report in listener.reports if report not in over)
+    assert not any(isinstance(event, Warned) for event in listener.events)
+
+
+def test_a_limit_that_the_baseline_alone_breaks_is_warned_of_first(
+    tmp_path: Path, fakes: SimpleNamespace, listener: Listener
+):
+    run_task(fakes.make_task(tmp_path, trials=3, max_memory_bytes=999, on_event=listener))
+    kinds = [type(event) for event in listener.events]
+    assert kinds.index(Warned) < kinds.index(TrialDone)
+    (warned,) = [event for event in listener.events if isinstance(event, Warned)]
+    assert "plain decoding alone takes 1,000 bytes, over `study.max_memory_bytes` of 999 bytes" in warned.message
+
+
+@pytest.mark.parametrize("stage", ["finalist", "confirm"])
+def test_what_fails_after_the_search_is_told_and_in_the_result(
+    tmp_path: Path, fakes: SimpleNamespace, listener: Listener, stage: str
+):
+    runner = fakes.FakeRunner()
+    measure = runner.measure
+
+    def failing(config: SpecConfig, prompt: Prompt, **asked: Any) -> Measurement:
+        if asked["stage"] == stage:
+            raise MeasurementError("out of memory")
+        return measure(config, prompt, **asked)  # type: ignore[no-any-return]
+
+    runner.measure = failing
+    result = run_task(fakes.make_task(tmp_path, runner, on_event=listener))
+    assert result.policy.choose().is_off
+    written = json.loads((tmp_path / "result.json").read_text())["failures"]
+    assert written
+    assert {one["stage"] for one in written} == {stage}
+    assert set(written[0]) == {"config", "stage", "prompt_id", "reason"}
+    assert [one["config"] for one in written] == [one.config.to_json() for one in result.failures]
+    told = [event.message for event in listener.events if isinstance(event, Warned)]
+    assert len(told) == len(written)
+    assert all("failed in the " in message and "out of memory" in message for message in told)
+    assert all("failed in the search" not in message for message in told)
+    again = Listener()
+    run_task(fakes.make_task(tmp_path, fakes.FakeRunner(), on_event=again))
+    assert [event.message for event in again.events if isinstance(event, Warned)] == told
+
+
+def test_a_baseline_that_fails_on_a_held_out_prompt_ends_the_run(tmp_path: Path, fakes: SimpleNamespace):
+    runner = fakes.FakeRunner()
+    measure = runner.measure
+
+    def failing(config: SpecConfig, prompt: Prompt, **asked: Any) -> Measurement:
+        if asked["stage"] == "confirm":
+            raise BaselineError("prompt 'x': out of memory")
+        return measure(config, prompt, **asked)  # type: ignore[no-any-return]
+
+    runner.measure = failing
+    with pytest.raises(BaselineError, match="prompt 'x'"):
+        run_task(fakes.make_task(tmp_path, runner))
+    again = run_task(fakes.make_task(tmp_path))
+    assert again.failures == ()
+    assert not again.policy.choose().is_off
+
+
+def test_more_excuses_than_ties_explain_are_warned_of(tmp_path: Path, fakes: SimpleNamespace, listener: Listener):
+    runner = fakes.FakeRunner()
+    measure = runner.measure
+
+    def excused(config: SpecConfig, prompt: Prompt, **asked: Any) -> Measurement:
+        one = measure(config, prompt, **asked)
+        first = prompt.prompt_id.endswith("-code-0") and not config.is_off
+        return replace(one, num_excused=1, difference_index=3, difference_gap=5e-5) if first else one
+
+    runner.measure = excused
+    result = run_task(fakes.make_task(tmp_path, runner, trials=4, on_event=listener))
+    assert 0 < result.identity.num_excused * 10_000 > result.identity.num_tokens
+    (warned,) = [event for event in listener.events if isinstance(event, Warned)]
+    assert "at most 1 token in 10,000 may differ by a tie of the target, but" in warned.message
+
+
 def test_suggestions_that_break_a_constraint_cost_nothing(tmp_path: Path, fakes: SimpleNamespace, listener: Listener):
     space = SearchSpace(
         [Knob("drafter", Choices(("draft", "ngram"))), Knob("draft_length", Range(1, 16, 1, False, True))],
@@ -343,6 +438,59 @@ def test_ctrl_c_saves_the_best_so_far_and_the_run_goes_on(tmp_path: Path, fakes:
     assert again.finished
     assert again.measurements[:count] == result.measurements
     assert again.measurements == run_task(fakes.make_task(tmp_path / "whole")).measurements
+
+
+@pytest.mark.parametrize("count", [0, 30])
+def test_ctrl_c_is_told_to_the_tracker_with_the_files_there_are(
+    tmp_path: Path, fakes: SimpleNamespace, listener: Listener, count: int
+):
+    run_task(fakes.make_task(tmp_path, interrupted_at(fakes, count), tracker=listener))
+    assert listener.told[0] == "start"
+    assert listener.told[-1] == "interrupt"
+    assert "finish" not in listener.told
+    assert listener.files == ["policy.json", "result.json", "measurements.jsonl", "study.journal"]
+
+
+def test_ctrl_c_in_the_warm_up_is_told_with_fewer_files(tmp_path: Path, fakes: SimpleNamespace, listener: Listener):
+    runner = fakes.FakeRunner()
+
+    def interrupted(*asked: Any, **more: Any) -> Measurement:
+        raise KeyboardInterrupt
+
+    runner.measure = interrupted
+    run_task(fakes.make_task(tmp_path, runner, tracker=listener))
+    assert listener.told == ["interrupt"]
+    assert listener.files == ["policy.json", "result.json", "measurements.jsonl"]
+
+
+def test_ctrl_c_while_the_tracker_ends_leaves_the_confirmed_files(
+    tmp_path: Path, fakes: SimpleNamespace, listener: Listener, monkeypatch: pytest.MonkeyPatch
+):
+    def hang(result: TuningResult, files: list[Path]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(listener, "finish", hang)
+    with pytest.raises(KeyboardInterrupt):
+        run_task(fakes.make_task(tmp_path, tracker=listener))
+    written = json.loads((tmp_path / "result.json").read_text())
+    assert written["finished"] is True
+    assert written["speedup"]["num_prompts"] == 24
+    assert "interrupt" not in listener.told
+    policy = Policy.from_json(json.loads((tmp_path / "policy.json").read_text()))
+    assert not policy.choose().is_off
+
+
+def test_a_space_that_has_nothing_for_this_decoding_is_refused(tmp_path: Path, fakes: SimpleNamespace):
+    space = SearchSpace(
+        [
+            Knob("accept_rule", Choices(("exact",)), (Condition("decoding", ("sampling",)),)),
+            Knob("drafter", Choices(("draft",)), (Condition("decoding", ("sampling",)),)),
+            Knob("draft_length", Choices((4,))),
+        ],
+    )
+    with pytest.raises(ConfigError, match="under greedy decoding"):
+        fakes.make_task(tmp_path, space=space)
+    assert fakes.make_task(tmp_path, space=space, workload=fakes.sampled(fakes.make_workload()))
 
 
 def test_a_workload_without_held_out_prompts_is_refused(tmp_path: Path, fakes: SimpleNamespace):

@@ -440,7 +440,7 @@ def test_blank_and_broken_text_files_are_listed(tmp_path: Path) -> None:
 def test_missing_file_is_refused(name: str, tmp_path: Path) -> None:
     (fault,) = _faults(tmp_path / name)
     assert str(tmp_path / name) in fault
-    assert "No such file" in fault
+    assert "does not exist" in fault
 
 
 @pytest.mark.parametrize("name", ["prompts.json", "prompts.csv", "prompts", "prompts.txt.gz"])

@@ -18,6 +18,7 @@ from autospec.clock import Clock
 from autospec.config import SamplingParams, SpecConfig
 from autospec.errors import AutospecError, MeasurementError, MismatchError
 from autospec.records import Generation, Measurement, Prompt
+from autospec.rules import ACCEPT_RULES
 
 if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
@@ -137,7 +138,8 @@ class LiveRunner:
         Raises:
             MismatchError: In float32, where nothing excuses a difference.
         """
-        if not (sampling.is_greedy or config.accept_rule == "exact"):
+        promises_tokens = ACCEPT_RULES[config.accept_rule].is_lossless and sampling.is_greedy
+        if not (promises_tokens or config.accept_rule == "exact"):
             return None, 0
         if own.token_ids == baseline.token_ids:
             return True, 0

@@ -10,11 +10,19 @@ import difflib
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 from autospec.errors import ConfigError
-from autospec.rules import ACCEPT_RULES, COMBINE_RULES, ENTROPY_FORMS, STOP_RULES, TREE_SHAPES
+from autospec.rules import (
+    ACCEPT_RULES,
+    COMBINE_RULES,
+    ENTROPY_FORMS,
+    STOP_RULES,
+    TREE_SHAPES,
+    accept_faults,
+    idle_accept_knobs,
+)
 
 MAX_DRAFT_LENGTH = 64
 MAX_TREE_NODES = 512
@@ -141,7 +149,15 @@ class SpecConfig:
         adaptive_goal: Acceptance that `adaptive` steers to.
         draft_length_start: Length of the first draft under `heuristic`.
         accept_rule: Which drafted tokens are kept; see `autospec.rules.ACCEPT_RULES`. Under greedy decoding all
-            lossless rules keep the same tokens.
+            lossless rules keep the same tokens. A lossy rule is used only where it is asked for.
+        accept_threshold: Of `typical` (published: 0.09), `lenient`, `margin` (0.9) and `contrastive` (0.1); see
+            `autospec.rules.ACCEPT_RULES`. In [0, 1], larger is stricter.
+        accept_delta: Of `typical` (0.3; larger is stricter), `relaxed` (0.6; larger is looser) and `contrastive` (0.5;
+            how far the target is sharpened). In [0, 1].
+        accept_top: Of `relaxed` (10): the most tokens of one position that may be kept.
+        with_replacement: Whether siblings that are drawn may be the same token.
+        draft_temperature: Temperature of the drafter, 0 its most probable tokens; -1 that of the target. Without
+            effect under greedy decoding, where the drafter is greedy too.
         ngram_min: Shortest suffix the n-gram drafter looks up.
         ngram_max: Longest suffix the n-gram drafter looks up.
         exit_layer: Of a target that drafts itself, how many of its first layers do; 0 is a half of them.
@@ -175,6 +191,11 @@ class SpecConfig:
     suffix_factor: float = 1.0
     suffix_min_prob: float = 0.1
     suffix_depth: int = 24
+    accept_threshold: float = 0.5
+    accept_delta: float = 0.3
+    accept_top: int = 2
+    with_replacement: bool = False
+    draft_temperature: float = -1.0
 
     def __post_init__(self) -> None:
         faults = _check_types(self) or self._faults()
@@ -197,7 +218,8 @@ class SpecConfig:
             "tree_width": not is_grown,
             "tree_nodes": not is_grown,
             "tree_paths": not is_ranked,
-        }
+            "with_replacement": self.draft_temperature == 0.0,
+        } | dict.fromkeys(idle_accept_knobs(self.accept_rule, self.tree_shape), True)
         for field in fields(self):
             if self.is_off or idle.get(field.name, False):
                 object.__setattr__(self, field.name, field.default)
@@ -221,9 +243,16 @@ class SpecConfig:
             ("suffix_factor", 0, MAX_DRAFT_LENGTH),
             ("suffix_min_prob", 0, 1),
             ("suffix_depth", 1, MAX_SUFFIX_DEPTH),
+            ("accept_threshold", 0, 1),
+            ("accept_delta", 0, 1),
+            ("accept_top", 1, MAX_TREE_NODES),
         ):
             if not low <= getattr(self, name) <= high:
                 faults.append(f"`{low} <= {name} <= {high}` must hold, but got {getattr(self, name)}")
+        if not (self.draft_temperature == -1.0 or 0.0 <= self.draft_temperature <= 100.0):
+            faults.append(
+                f"`0 <= draft_temperature <= 100` must hold, or -1 for the target's, but got {self.draft_temperature}"
+            )
         if not 1 <= self.ngram_min <= self.ngram_max:
             faults.append(f"`1 <= ngram_min <= ngram_max` must hold, but got {self.ngram_min} and {self.ngram_max}")
         return faults
@@ -246,9 +275,8 @@ class SpecConfig:
         """Return what does not go together, as far as it can be told without the drafter."""
         if self._name_faults() or self.is_off:
             return []
-        faults, shape = [], self.tree_shape
-        if shape != "chain" and not ACCEPT_RULES[self.accept_rule].serves_trees:
-            faults.append(f"accept_rule {self.accept_rule!r} serves chains only, but got tree_shape={shape!r}")
+        shape = self.tree_shape
+        faults = accept_faults(self.accept_rule, shape, self.accept_threshold)
         if self.stop_rule not in (allowed := TREE_SHAPES[shape].stop_rules):
             faults.append(f"tree_shape {shape!r} goes with stop rules {list(allowed)}, but got {self.stop_rule!r}")
         if shape in ("static", "optimal"):
@@ -292,6 +320,12 @@ class SpecConfig:
     def drafter_names(self) -> tuple[str, ...]:
         """The drafters that are used, in order; none when speculation is off."""
         return () if self.is_off else tuple(self.drafter.split("+"))
+
+    def draft_sampling(self, sampling: SamplingParams) -> SamplingParams:
+        """Return how the drafter samples where the target samples so."""
+        if sampling.is_greedy or self.draft_temperature < 0.0:
+            return sampling
+        return replace(sampling, temperature=self.draft_temperature)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields that differ from speculation off, so that later fields do not change old hashes."""
@@ -337,4 +371,8 @@ class SpecConfig:
         elif self.stop_rule != "static":
             words.append(self.entropy_form if self.stop_rule == "entropy" else self.stop_rule)
             words += [f"{self.stop_threshold:.2f}"] * (self.stop_rule != "cost_aware")
-        return " ".join([*words, self.accept_rule])
+        words.append(self.accept_rule)
+        for knob in ACCEPT_RULES[self.accept_rule].knobs:
+            value = getattr(self, knob)
+            words += ["replaced"] * value if isinstance(value, bool) else [f"{value:g}"]
+        return " ".join(words + [f"drawn at {self.draft_temperature:g}"] * (self.draft_temperature >= 0.0))

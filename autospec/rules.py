@@ -48,26 +48,138 @@ TREE_SHAPES = {
 }
 
 
+_ALL = tuple(TREE_SHAPES)
+_CHAIN = ("chain",)
+_ONE_DRAFTER = tuple(shape for shape in TREE_SHAPES if shape != "trie")
+
+
 @dataclass(frozen=True, slots=True)
 class AcceptFacts:
-    """What an acceptance rule is.
+    """What an acceptance rule is, and what it goes with.
 
     Args:
         is_lossless: The output distribution is the target's.
-        serves_trees: Drafts may branch.
         meaning: In a few words, with the source.
+        guarantee: What holds of every output.
+        shapes: The tree shapes it serves.
+        draws_children: Under sampling, the children of trees with a fixed form are drawn; otherwise, and in all other
+            trees, they are the most probable ones, which the rule takes as certain of themselves.
+        needs_logits: It reads what the drafter thought of all tokens, so text lookup cannot serve it.
+        knobs: Fields of `SpecConfig` that it reads.
     """
 
     is_lossless: bool
-    serves_trees: bool
     meaning: str
+    guarantee: str
+    shapes: tuple[str, ...] = _ALL
+    draws_children: bool = False
+    needs_logits: bool = False
+    knobs: tuple[str, ...] = ()
+
+    @property
+    def serves_trees(self) -> bool:
+        """Whether drafts may branch."""
+        return self.shapes != _CHAIN
 
 
+_SAME_LAW = "the output distribution is the target's; greedy output is the target's token for token"
+# The truth table of acceptance: rules down, tree shapes and kinds of draft across. Chains are drawn under sampling,
+# whatever the rule, unless the drafter only looks text up.
 ACCEPT_RULES = {
-    "exact": AcceptFacts(True, True, "draw the target's token and follow the child that is it"),
-    "rejection": AcceptFacts(True, False, "keep with probability min(1, target / draft) (2211.17192)"),
-    "block": AcceptFacts(True, False, "the same judged for the whole draft at once (2403.10444)"),
+    "exact": AcceptFacts(
+        True,
+        "draw the target's token and follow the child that is it",
+        "token for token what plain decoding gives with the same seed",
+    ),
+    "rejection": AcceptFacts(True, "keep with probability min(1, target / draft) (2211.17192)", _SAME_LAW, _CHAIN),
+    "block": AcceptFacts(True, "the same judged for the whole draft at once (2403.10444)", _SAME_LAW, _CHAIN),
+    "coupled": AcceptFacts(
+        True,
+        "target and drafter choose with the same Gumbel noise; keep where they agree (2408.07978)",
+        _SAME_LAW + "; sampled output does not depend on the drafter",
+    ),
+    "multi_candidate": AcceptFacts(
+        True,
+        "one child after the other against what the last ones left of the target (2305.09781, 2402.12374)",
+        _SAME_LAW,
+        draws_children=True,
+        knobs=("with_replacement",),
+    ),
+    "traversal": AcceptFacts(
+        True,
+        "from the leaves to the root, every path judged as a whole (2505.12398)",
+        _SAME_LAW,
+        draws_children=True,
+        knobs=("with_replacement",),
+    ),
+    "typical": AcceptFacts(
+        False,
+        "keep what the target finds typical: min(accept_threshold, accept_delta * exp(-entropy)) (2401.10774)",
+        "every kept token has a target probability above the smaller of accept_threshold and accept_delta * "
+        "exp(-entropy of the target); greedy output is the target's token for token",
+        knobs=("accept_threshold", "accept_delta"),
+    ),
+    "lenient": AcceptFacts(
+        False,
+        "multi_candidate against accept_threshold * draft (2211.17192, A.5)",
+        "no token is more probable than target probability / accept_threshold; greedily, every kept token has at "
+        "least accept_threshold times the probability of the target's first choice",
+        draws_children=True,
+        knobs=("accept_threshold", "with_replacement"),
+    ),
+    "relaxed": AcceptFacts(
+        False,
+        "keep what is among the target's best few and close to the best (relaxed acceptance of TensorRT-LLM)",
+        "every kept token is among the target's accept_top most probable ones and at most accept_delta less probable "
+        "than the first",
+        knobs=("accept_top", "accept_delta"),
+    ),
+    "margin": AcceptFacts(
+        False,
+        "keep the target's second choice too where it is nearly as good as the first (the idea of 2601.15498)",
+        "every kept token is the target's first choice, or its second with at least accept_threshold times the "
+        "probability of the first",
+        knobs=("accept_threshold",),
+    ),
+    "contrastive": AcceptFacts(
+        False,
+        "verify without loss against the target sharpened by its difference from the drafter (2311.08981)",
+        "a token at a drafted position follows exactly softmax((1 + accept_delta) * target logits - accept_delta * "
+        "draft logits), in the temperature and filters of decoding, over tokens with at least accept_threshold times "
+        "the probability of the target's first choice; where nothing was drafted, as behind a draft accepted whole, "
+        "it follows the target",
+        _ONE_DRAFTER,
+        draws_children=True,
+        needs_logits=True,
+        knobs=("accept_threshold", "accept_delta", "with_replacement"),
+    ),
 }
+_KNOBS = frozenset(knob for facts in ACCEPT_RULES.values() for knob in facts.knobs)
+
+
+def draws_children(accept_rule: str, tree_shape: str) -> bool:
+    """Tell whether, under sampling, siblings of a tree are drawn; otherwise they are the most probable tokens."""
+    return ACCEPT_RULES[accept_rule].draws_children and TREE_SHAPES[tree_shape].has_fixed_form
+
+
+def idle_accept_knobs(accept_rule: str, tree_shape: str) -> set[str]:
+    """Return the fields of acceptance that have no effect under a rule on a shape."""
+    idle = set(_KNOBS.difference(ACCEPT_RULES[accept_rule].knobs))
+    if tree_shape == "chain" or not draws_children(accept_rule, tree_shape):
+        idle.add("with_replacement")
+    return idle
+
+
+def accept_faults(accept_rule: str, tree_shape: str, accept_threshold: float) -> list[str]:
+    """Return what does not go together in an acceptance rule, its shape and its threshold."""
+    faults, facts = [], ACCEPT_RULES[accept_rule]
+    if not facts.serves_trees and tree_shape != "chain":
+        faults.append(f"accept_rule {accept_rule!r} serves chains only, but got tree_shape={tree_shape!r}")
+    elif tree_shape not in facts.shapes:
+        faults.append(f"accept_rule {accept_rule!r} serves {list(facts.shapes)}, but got tree_shape={tree_shape!r}")
+    if accept_rule == "lenient" and accept_threshold == 0.0:
+        faults.append("accept_rule 'lenient' needs `accept_threshold > 0`, but got 0.0")
+    return faults
 
 
 @dataclass(frozen=True, slots=True)

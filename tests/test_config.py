@@ -74,6 +74,11 @@ def test_every_field_changes_the_hash(field: str) -> None:
         "suffix_factor": 2.0,
         "suffix_min_prob": 0.2,
         "suffix_depth": 8,
+        "accept_threshold": 0.7,
+        "accept_delta": 0.6,
+        "accept_top": 10,
+        "with_replacement": True,
+        "draft_temperature": 0.0,
     }
     needed: dict[str, dict[str, Any]] = {  # with which a field has an effect
         "stop_threshold": {"stop_rule": "confidence"},
@@ -85,6 +90,10 @@ def test_every_field_changes_the_hash(field: str) -> None:
         "entropy_scale": {"stop_rule": "entropy", "entropy_form": "adaedl"},
         "adaptive_goal": {"stop_rule": "adaptive"},
         "combine": {"drafter": "a+b", "tree_shape": "trie"},
+        "accept_threshold": {"accept_rule": "margin"},
+        "accept_delta": {"accept_rule": "relaxed"},
+        "accept_top": {"accept_rule": "relaxed"},
+        "with_replacement": {"accept_rule": "traversal", "tree_shape": "static", "tree_paths": ((0,), (1,))},
     }
     base = SpecConfig(**{"drafter": "draft", "draft_length": 7, **needed.get(field, {})})
     assert dataclasses.replace(base, **{field: other[field]}).config_hash != base.config_hash
@@ -97,6 +106,39 @@ def test_knobs_without_effect_do_not_change_the_configuration() -> None:
     off = SpecConfig(drafter="ngram", draft_length=0, stop_rule="confidence", accept_rule="block", ngram_max=5)
     assert off == SpecConfig()
     assert SpecConfig.from_json(off.to_json()) == off
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"accept_rule": "block", "accept_threshold": 0.9, "accept_delta": 0.1, "accept_top": 9},
+        {"accept_rule": "margin", "accept_delta": 0.9},
+        {"accept_rule": "relaxed", "accept_threshold": 0.9},
+        {"accept_rule": "multi_candidate", "with_replacement": True},  # a chain has no siblings
+        {"accept_rule": "traversal", "with_replacement": True, "tree_shape": "beam"},  # which are not drawn
+        {"accept_rule": "exact", "with_replacement": True, "tree_shape": "static", "tree_paths": ((0,), (1,))},
+        {
+            "accept_rule": "traversal",
+            "with_replacement": True,
+            "tree_shape": "static",
+            "tree_paths": ((0,), (1,)),
+            "draft_temperature": 0.0,  # a greedy drafter draws nothing
+        },
+    ],
+)
+def test_acceptance_knobs_without_effect_are_forgotten(values: dict[str, Any]) -> None:
+    knobs = ("accept_threshold", "accept_delta", "accept_top", "with_replacement")
+    without = {name: value for name, value in values.items() if name not in knobs}
+    assert SpecConfig("draft", 4, **values) == SpecConfig("draft", 4, **without)
+
+
+def test_the_drafter_samples_as_the_target_unless_told_otherwise() -> None:
+    sampling = SamplingParams(temperature=0.8, top_p=0.9, top_k=5, seed=3)
+    assert SpecConfig("draft", 4).draft_sampling(sampling) == sampling
+    cold = SpecConfig("draft", 4, draft_temperature=0.25).draft_sampling(sampling)
+    assert cold == dataclasses.replace(sampling, temperature=0.25)
+    assert SpecConfig("draft", 4, draft_temperature=0).draft_sampling(sampling).is_greedy
+    assert SpecConfig("draft", 4, draft_temperature=0.25).draft_sampling(SamplingParams()).is_greedy
 
 
 def test_config_round_trips_through_json_text() -> None:
@@ -128,7 +170,15 @@ def test_config_is_frozen_and_hashable() -> None:
         ({"stop_threshold": 1.01}, "stop_threshold"),
         ({"stop_threshold": float("nan")}, "stop_threshold"),
         ({"draft_length_start": 0}, "draft_length_start"),
-        ({"accept_rule": "typical"}, "accept_rule"),
+        ({"accept_rule": "atypical"}, "accept_rule"),
+        ({"accept_threshold": 1.1}, "accept_threshold"),
+        ({"accept_delta": -0.1}, "accept_delta"),
+        ({"accept_top": 0}, "accept_top"),
+        ({"with_replacement": 1}, "with_replacement"),
+        ({"draft_temperature": -0.5}, "draft_temperature"),
+        ({"draft_temperature": float("inf")}, "draft_temperature"),
+        ({"drafter": "d", "draft_length": 4, "accept_rule": "lenient", "accept_threshold": 0}, "'lenient' needs"),
+        ({"drafter": "d", "draft_length": 4, "tree_shape": "trie", "accept_rule": "contrastive"}, "tree_shape='trie'"),
         ({"ngram_min": 0}, "ngram_min"),
         ({"ngram_min": 4, "ngram_max": 3}, "ngram_max"),
         ({"draft_length": 4.0}, "draft_length"),
@@ -214,6 +264,22 @@ def test_what_is_not_a_mapping_is_refused(values: Any) -> None:
         (SpecConfig("suffix", 4, suffix_factor=2, suffix_min_prob=0.25), "suffix x4 s24 2 0.25 exact"),
         (SpecConfig("ngram+draft", 4), "ngram+draft x4 fallback n1-3 exact"),
         (SpecConfig("a+b", 4, tree_shape="trie", combine="merge"), "a+b x4 merge trie 2/16 exact"),
+        (
+            SpecConfig("draft", 4, accept_rule="typical", accept_threshold=0.09, draft_temperature=0),
+            "draft x4 typical 0.09 0.3 drawn at 0",
+        ),
+        (SpecConfig("draft", 4, accept_rule="relaxed", accept_top=10, accept_delta=0.6), "draft x4 relaxed 10 0.6"),
+        (
+            SpecConfig(
+                "draft",
+                4,
+                accept_rule="traversal",
+                with_replacement=True,
+                tree_shape="static",
+                tree_paths=((0,), (1,)),
+            ),
+            "draft x4 static 2 traversal replaced",
+        ),
     ],
 )
 def test_short_form(config: SpecConfig, expected: str) -> None:

@@ -24,6 +24,7 @@ from autospec.engine.session import Job, Session
 from autospec.engine.text import GrowingText, PreTrainedTokenizerBase, TextCodec
 from autospec.errors import ConfigError, ModelError
 from autospec.records import Generation, Prompt, StepStats
+from autospec.rules import ACCEPT_RULES
 
 
 class SpeculativeDecoder:
@@ -91,7 +92,8 @@ class SpeculativeDecoder:
         """Refuse a configuration that this decoder cannot run.
 
         Raises:
-            ConfigError: A drafter is not loaded, or the stopping rule needs draft probabilities it has not.
+            ConfigError: A drafter is not loaded, cannot draft the shape, or has not the draft probabilities that
+                the stopping rule or the acceptance rule needs.
         """
         drafter = self._drafter(config)
         if drafter is None:
@@ -99,6 +101,11 @@ class SpeculativeDecoder:
         if config.stop_rule not in ("static", "heuristic") and not drafter.has_probs:
             raise ConfigError(
                 f"stop_rule {config.stop_rule!r} needs draft probabilities, but drafter {config.drafter!r} has none"
+            )
+        if ACCEPT_RULES[config.accept_rule].needs_logits and not drafter.has_probs:
+            raise ConfigError(
+                f"accept_rule {config.accept_rule!r} needs draft probabilities, "
+                f"but drafter {config.drafter!r} has none"
             )
         if config.tree_shape not in drafter.shapes:
             raise ConfigError(

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from autospec.config import SamplingParams, SpecConfig
-from autospec.engine.sampling import Use, pick, to_probs, uniforms
+from autospec.engine.sampling import Use, gumbels, key_of, pick, to_probs, uniform, uniforms
 from autospec.engine.termination import Stopping
-from autospec.engine.tree import TokenTree, chain
+from autospec.engine.tree import TokenTree, draw_of
+from autospec.rules import ACCEPT_RULES, draws_children
 
 # What can be grown over an `Expander`.
 MODEL_SHAPES: tuple[str, ...] = ("chain", "static", "optimal", "beam", "best_first")
@@ -30,10 +31,14 @@ class Growing:
     Args:
         token_ids: Of every node so far.
         parents: Of every node so far; -1 is the root.
+        rows: [vocab] each, the filtered distribution every node was drawn from; empty where none is drawn.
+        logits: [vocab] each, what the drafter thought where every node stands; empty where the rule does not ask.
     """
 
     token_ids: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
+    rows: list[Tensor] = field(default_factory=list)
+    logits: list[Tensor] = field(default_factory=list)
 
     def add(self, token_id: int, parent: int) -> int:
         """Append a node and return its index."""
@@ -47,6 +52,15 @@ class Growing:
         while node >= 0:
             node, depth = self.parents[node], depth + 1
         return depth
+
+    def finish(self, kept: Sequence[int] | None = None) -> TokenTree:
+        """Return the draft, of all nodes or of those kept, parents before children."""
+        nodes = range(len(self.parents)) if kept is None else kept
+        places = {node: place for place, node in enumerate(nodes)} | {-1: -1}
+        token_ids = torch.tensor([self.token_ids[node] for node in nodes], dtype=torch.int64)
+        parents = tuple(places[self.parents[node]] for node in nodes)
+        rows, logits = (torch.stack([of[node] for node in nodes]) if of else None for of in (self.rows, self.logits))
+        return TokenTree(token_ids, parents, rows, logits)
 
 
 class Expander(Protocol):
@@ -81,6 +95,21 @@ class Growth:
     max_depth: int
     stopping: Stopping
 
+    @property
+    def is_coupled(self) -> bool:
+        """Whether tokens are chosen with the noise that the target will use at the same position."""
+        return self.config.accept_rule == "coupled" and not self.sampling.is_greedy
+
+    @property
+    def draws_children(self) -> bool:
+        """Whether siblings of a tree of rank paths are drawn."""
+        return draws_children(self.config.accept_rule, self.config.tree_shape) and not self.sampling.is_greedy
+
+    @property
+    def shows_logits(self) -> bool:
+        """Whether the acceptance rule reads what the drafter thought."""
+        return ACCEPT_RULES[self.config.accept_rule].needs_logits
+
 
 def grow(expander: Expander, how: Growth) -> TokenTree:
     """Grow the draft of one step; see `autospec.rules.TREE_SHAPES`."""
@@ -101,22 +130,26 @@ def _greedy_chain(expander: Expander, how: Growth) -> TokenTree:
         logits = expander.expand(tree, [depth - 1])[0]
         token = int(logits.argmax())
         tree.add(token, depth - 1)
+        tree.logits += [logits] * how.shows_logits
         if stopping.reads_rows and stopping.ends(logits.softmax(dim=-1), token):
             break
-    return chain(torch.tensor(tree.token_ids, dtype=torch.int64))
+    return tree.finish()
 
 
 def _sampled_chain(expander: Expander, how: Growth) -> TokenTree:
-    tree, rows = Growing(), list[Tensor]()
+    tree = Growing()
     positions = range(how.position, how.position + how.max_depth)
     numbers = uniforms(how.seed, positions, Use.DRAFT, range(how.max_depth))
     for depth in range(how.max_depth):
-        rows.append(to_probs(expander.expand(tree, [depth - 1])[0], how.sampling))
-        token = int(pick(rows[-1], numbers[depth]))
+        logits = expander.expand(tree, [depth - 1])
+        row = to_probs(logits[0], how.sampling)
+        token = int(_scores(logits, how, depth + 1).argmax() if how.is_coupled else pick(row, numbers[depth]))
         tree.add(token, depth - 1)
-        if how.stopping.reads_rows and how.stopping.ends(rows[-1], token):
+        tree.rows.append(row)
+        tree.logits += [logits[0]] * how.shows_logits
+        if how.stopping.reads_rows and how.stopping.ends(row, token):
             break
-    return chain(torch.tensor(tree.token_ids, dtype=torch.int64), torch.stack(rows))
+    return tree.finish()
 
 
 def draft_logprobs(logits: Tensor, sampling: SamplingParams) -> Tensor:
@@ -130,22 +163,65 @@ def draft_logprobs(logits: Tensor, sampling: SamplingParams) -> Tensor:
     return to_probs(logits, sampling).log()
 
 
+def _scores(logits: Tensor, how: Growth, depth: int) -> Tensor:
+    """Return by what the children of nodes are ranked: [nodes, vocab], a log-probability.
+
+    Under coupled acceptance the noise of the position is added and the sum taken as logits: what the target will
+    choose with the same noise is then likely to be among the first.
+    """
+    logprobs = draft_logprobs(logits, how.sampling)
+    if not how.is_coupled:
+        return logprobs
+    key = key_of(how.seed, how.position + depth - 1, Use.NOISE)
+    return (logprobs + gumbels([key], logits.shape[-1], logits.device)).log_softmax(dim=-1)
+
+
+def _drawn_children(rows: Tensor, how: Growth, depth: int, num_children: int) -> Tensor:
+    """Draw the children of nodes from rows [nodes, vocab]: [nodes, num_children], -1 where nothing is left to draw."""
+    (num_nodes, vocab_size), at = rows.shape, how.position + depth - 1
+    if how.config.with_replacement:
+        places = range(num_nodes * num_children)
+        drawn = [uniform(how.seed, at, Use.DRAFT, draw_of(depth, place)) for place in places]
+        numbers = torch.tensor(drawn, dtype=torch.float64).view(num_nodes, num_children)
+        return pick(rows[:, None].expand(-1, num_children, -1), numbers)
+    keys = [key_of(how.seed, at, Use.DRAFT, draw_of(depth, place)) for place in range(num_nodes)]
+    return _best(rows.log() + gumbels(keys, vocab_size, rows.device), num_children)
+
+
+def _best(scores: Tensor, num_children: int) -> Tensor:
+    """Return the tokens of the highest scores, -1 where those of tokens that cannot come begin."""
+    best = scores.topk(min(num_children, scores.shape[-1]), dim=-1)
+    return best.indices.masked_fill(best.values == -torch.inf, -1)
+
+
 def _ranked(expander: Expander, how: Growth) -> TokenTree:
-    """Grow a tree whose form is a list of rank paths, one drafter call for each depth."""
-    tree, nodes = Growing(), dict[tuple[int, ...], int]({(): -1})
-    for depth in range(1, how.max_depth + 1):
-        level = sorted(path for path in how.config.tree_paths if len(path) == depth and path[:-1] in nodes)
+    """Grow a tree whose form is a list of rank paths, one drafter call for each depth.
+
+    Children that are drawn are drawn in the order of their ranks.
+    """
+    tree, nodes, draws = Growing(), dict[tuple[int, ...], int]({(): -1}), how.draws_children
+    paths = sorted((path for path in how.config.tree_paths if len(path) <= how.max_depth), key=lambda p: (len(p), p))
+    for depth in range(1, max(map(len, paths), default=0) + 1):
+        level = [path for path in paths if len(path) == depth and path[:-1] in nodes]
         if not level:
             break
-        parents = list(dict.fromkeys(path[:-1] for path in level))
-        logprobs = draft_logprobs(expander.expand(tree, [nodes[path] for path in parents]), how.sampling)
-        widest = 1 + max(path[-1] for path in level)
-        ranked = logprobs.topk(min(widest, logprobs.shape[-1]), dim=-1)
+        families = dict[tuple[int, ...], list[int]]()
         for path in level:
-            row, rank = parents.index(path[:-1]), path[-1]
-            if rank < ranked.values.shape[1] and ranked.values[row, rank] > -torch.inf:
-                nodes[path] = tree.add(int(ranked.indices[row, rank]), nodes[path[:-1]])
-    return TokenTree(torch.tensor(tree.token_ids, dtype=torch.int64), tuple(tree.parents))
+            families.setdefault(path[:-1], []).append(path[-1])
+        logits = expander.expand(tree, [nodes[parent] for parent in families])
+        rows = to_probs(logits, how.sampling) if draws else logits
+        if draws:
+            tokens = _drawn_children(rows, how, depth, max(map(len, families.values()))).cpu()
+        else:
+            tokens = _best(_scores(logits, how, depth), 1 + max(path[-1] for path in level)).cpu()
+        for row, (parent, ranks) in enumerate(families.items()):
+            for place, rank in enumerate(ranks):
+                column = place if draws else rank
+                if column < tokens.shape[1] and tokens[row, column] >= 0:
+                    nodes[*parent, rank] = tree.add(int(tokens[row, column]), nodes[parent])
+                    tree.rows += [rows[row]] * draws
+                    tree.logits += [logits[row]] * how.shows_logits
+    return tree.finish()
 
 
 def _layered(expander: Expander, how: Growth, num_expanded: int) -> TokenTree:
@@ -158,17 +234,18 @@ def _layered(expander: Expander, how: Growth, num_expanded: int) -> TokenTree:
     tree, weights = Growing(), list[float]()
     budget, least = how.config.tree_nodes, how.stopping.least_path_prob
     frontier = [(-1, 0.0)]  # (node, log-probability of its path)
-    for _ in range(how.max_depth):
-        logprobs = draft_logprobs(expander.expand(tree, [node for node, _ in frontier]), how.sampling)
-        ranked = logprobs.topk(min(how.config.tree_width, logprobs.shape[-1]), dim=-1)
+    for depth in range(1, how.max_depth + 1):
+        logits = expander.expand(tree, [node for node, _ in frontier])
+        ranked = _scores(logits, how, depth).topk(min(how.config.tree_width, logits.shape[-1]), dim=-1)
         layer = []
-        for (parent, weight), values, tokens in zip(
-            frontier, ranked.values.tolist(), ranked.indices.tolist(), strict=True
+        for (parent, weight), values, tokens, row in zip(
+            frontier, ranked.values.tolist(), ranked.indices.tolist(), logits, strict=True
         ):
             for value, token in zip(values, tokens, strict=True):
                 if value > -torch.inf and (least == 0.0 or torch.e ** (weight + value) >= least):
                     layer.append((tree.add(token, parent), weight + value))
                     weights.append(weight + value)
+                    tree.logits += [row] * how.shows_logits
         bound = sorted(weights, reverse=True)[:budget][-1] if weights else 0.0
         best = sorted(layer, key=lambda one: -one[1])[:num_expanded]
         frontier = [one for one in best if one[1] >= bound]
@@ -179,7 +256,4 @@ def _layered(expander: Expander, how: Growth, num_expanded: int) -> TokenTree:
 
 def _cut(tree: Growing, weights: Sequence[float], budget: int) -> TokenTree:
     """Keep the most probable paths; a node never comes before its parent, whose path is at least as probable."""
-    kept = sorted(sorted(range(len(weights)), key=lambda node: -weights[node])[:budget])
-    places = {node: place for place, node in enumerate(kept)} | {-1: -1}
-    token_ids = torch.tensor([tree.token_ids[node] for node in kept], dtype=torch.int64)
-    return TokenTree(token_ids, tuple(places[tree.parents[node]] for node in kept))
+    return tree.finish(sorted(sorted(range(len(weights)), key=lambda node: -weights[node])[:budget]))

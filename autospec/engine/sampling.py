@@ -6,6 +6,7 @@ in the batch, on the order of calls, or on how many numbers were drawn before.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 import torch
@@ -23,6 +24,7 @@ class Use(IntEnum):
     DRAFT = 2  # draws a draft token
     ACCEPT = 3  # decides whether a draft token is kept
     CORRECTION = 4  # draws the token after a rejection
+    NOISE = 5  # the noise of a position that target and drafter share under coupled acceptance
 
 
 def _mix(state: int) -> int:
@@ -44,10 +46,49 @@ def uniform(seed: int, position: int, use: Use, draw: int = 0) -> float:
             a position drafted again in a later step gets a fresh number. (Block verification looks at the whole
             draft, so a number it has seen must not come back.)
     """
+    return (key_of(seed, position, use, draw) >> 11) * 2.0**-53
+
+
+def key_of(seed: int, position: int, use: Use, draw: int = 0) -> int:
+    """Return the 64 bits that the arguments of `uniform` decide."""
     state = _mix(seed & MASK64)
     for word in (position, int(use), draw):
         state = _mix(state ^ word)
-    return (state >> 11) * 2.0**-53
+    return state
+
+
+def gumbels(keys: Sequence[int], vocab_size: int, device: torch.device | None = None) -> Tensor:
+    """Return Gumbel noise that only a key and the token decide: [len(keys), vocab] float64, all finite.
+
+    The largest of log-probability plus noise is a draw from the probabilities; the k largest are k draws without
+    replacement in the order in which they would have been drawn (1903.06059).
+
+    Args:
+        keys: From `key_of`.
+        vocab_size: Tokens.
+        device: Where to make it; the bits are the same everywhere.
+    """
+    signed = torch.tensor([_signed(key) for key in keys], dtype=torch.int64, device=device)
+    tokens = torch.arange(vocab_size, device=device)
+    bits = _shifted(_mixed(signed[:, None] ^ tokens), 12)
+    return -torch.log(-torch.log((bits.double() + 0.5) * 2.0**-52))
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64) if word >> 63 else word
+
+
+def _shifted(state: Tensor, num_bits: int) -> Tensor:
+    """Shift 64 bits to the right and fill with zeros; torch fills with the sign."""
+    return (state >> num_bits) & ((1 << (64 - num_bits)) - 1)
+
+
+def _mixed(state: Tensor) -> Tensor:
+    """Do what `_mix` does to every element; int64 wraps around as unsigned numbers do."""
+    state = state + _signed(0x9E3779B97F4A7C15)
+    state = (state ^ _shifted(state, 30)) * _signed(0xBF58476D1CE4E5B9)
+    state = (state ^ _shifted(state, 27)) * _signed(0x94D049BB133111EB)
+    return state ^ _shifted(state, 31)
 
 
 def uniforms(seed: int, positions: range, use: Use, draws: range | None = None) -> Tensor:
@@ -112,6 +153,10 @@ def residual(target_probs: Tensor, draft_probs: Tensor) -> Tensor:
 
     Leviathan et al. (2211.17192), Algorithm 1. Nothing is left only where both are equal; then nothing is rejected.
     """
-    left = (target_probs - draft_probs).clamp_min(0.0)
-    total = left.sum(dim=-1, keepdim=True)
-    return torch.where(total > 0.0, left / total.clamp_min(torch.finfo(left.dtype).tiny), target_probs)
+    return normalized((target_probs - draft_probs).clamp_min(0.0), otherwise=target_probs)
+
+
+def normalized(weights: Tensor, otherwise: Tensor) -> Tensor:
+    """Return weights [..., vocab] divided by their sum, and `otherwise` where the sum is 0."""
+    total = weights.sum(dim=-1, keepdim=True)
+    return torch.where(total > 0.0, weights / total.clamp_min(torch.finfo(weights.dtype).tiny), otherwise)

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from autospec.config import SamplingParams, SpecConfig
-from autospec.engine.acceptance import CHAIN_RULES, Verdict, accept_chain, accept_matching
+from autospec.engine.acceptance import Judge, Verdict
 from autospec.engine.cache import KVCache
 from autospec.engine.costs import CONSTANT_COSTS, CostCurve
 from autospec.engine.drafters.base import Drafter, DraftPlan, Needs, Trail
 from autospec.engine.drafters.slots import num_run_nodes
 from autospec.engine.model import CausalLM
-from autospec.engine.sampling import Use, pick, to_probs, uniform, uniforms
 from autospec.engine.termination import Stopping
 from autospec.engine.tree import TokenTree
 from autospec.records import StepStats
@@ -63,6 +62,7 @@ class Session:
         self.cache = KVCache(capacity + max(_num_branches(job.config), num_drafted))
         self._capacity = capacity
         self._stopping = Stopping(job.config, job.costs)
+        self._judge = Judge(job.config, job.sampling, job.seed)
         self._trail: Trail | None = None
         self.stats = StepStats()
 
@@ -91,7 +91,8 @@ class Session:
 
     def _start_drafter(self, drafter: Drafter) -> None:
         started, job = perf_counter(), self._job
-        plan = DraftPlan(job.config, job.sampling, job.seed, self._capacity, self._stopping, self.cache)
+        sampling = job.config.draft_sampling(job.sampling)
+        plan = DraftPlan(job.config, sampling, job.seed, self._capacity, self._stopping, self.cache)
         drafter.start(job.prompt_ids, plan)
         drafter.commit(self._text[len(job.prompt_ids) :], self._trail)
         self.stats.draft_seconds += perf_counter() - started
@@ -113,7 +114,7 @@ class Session:
         root = self.cache.length
         logits, hidden = self._verify(tree)
         verified = perf_counter()
-        verdict = self._accept(tree, logits)
+        verdict = self._judge.accept(tree, logits, len(self._text))
         tokens = [*tree.token_ids[list(verdict.path)].tolist(), verdict.next_id]
         slots = [0, *(node + 1 for node in verdict.path)]
         self.cache.keep(0, root, slots)
@@ -144,39 +145,9 @@ class Session:
             return None
         return Trail(root, logits[slots], None if hidden is None else hidden[slots])
 
-    def _accept(self, tree: TokenTree, logits: Tensor) -> Verdict:
-        job, position = self._job, len(self._text)
-        if job.sampling.is_greedy or job.config.accept_rule == "exact":
-            return accept_matching(tree, self._own_tokens(logits, position, tree))
-        num_drafted = tree.num_nodes
-        drafts = range(num_drafted)
-        coins = uniforms(job.seed, range(position, position + num_drafted), Use.ACCEPT, drafts)
-        # Both last numbers belong to the position behind the accepted tokens, which is known only afterwards: the
-        # draft's end for the bonus, and for the correction one number a step, told apart by the root's position.
-        correction = uniform(job.seed, position, Use.CORRECTION)
-        bonus = uniform(job.seed, position + num_drafted, Use.TARGET)
-        numbers = torch.cat([coins, torch.tensor([correction, bonus], dtype=torch.float64)])
-        target_probs = to_probs(logits, job.sampling)
-        rule = CHAIN_RULES[job.config.accept_rule]
-        return accept_chain(rule, tree.token_ids.to(logits.device), tree.draft_probs, target_probs, numbers)
-
-    def _own_tokens(self, logits: Tensor, position: int, tree: TokenTree | None = None) -> list[int]:
-        """Return the target's own choice behind the root and behind each node of a draft.
-
-        A random number belongs to a position, so nodes of one depth share theirs: only one of them can be kept.
-        """
-        if self._job.sampling.is_greedy:
-            chosen = logits.argmax(dim=-1)
-        else:
-            depths = (0,) if tree is None else (0, *tree.depths)
-            by_depth = uniforms(self._job.seed, range(position, position + max(depths) + 1), Use.TARGET)
-            chosen = pick(to_probs(logits, self._job.sampling), by_depth[list(depths)])
-        own: list[int] = chosen.tolist()
-        return own
-
     def _choose(self, logits: Tensor) -> int:
         """Return the target's own next token from logits [1, vocab]."""
-        return self._own_tokens(logits, len(self._text))[0]
+        return self._judge.own_tokens(logits, len(self._text))[0]
 
     def _commit(self, tokens: Sequence[int]) -> list[int]:
         self._text.extend(tokens)

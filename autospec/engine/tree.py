@@ -7,12 +7,15 @@ stands in `growth`.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from autospec.config import MAX_DRAFT_LENGTH
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,14 @@ class TokenTree:
         parents: For every node the index of its parent; -1 is the root.
         draft_probs: [n, vocab] the full filtered distribution each node was drawn from (siblings share a row);
             None where nodes were chosen without drawing: they are one-hot.
+        draft_logits: [n, vocab] what the drafter thought of all tokens where each node stands, unfiltered; only where
+            the acceptance rule reads it.
     """
 
     token_ids: Tensor
     parents: tuple[int, ...]
     draft_probs: Tensor | None = None
+    draft_logits: Tensor | None = None
 
     def __post_init__(self) -> None:
         assert self.token_ids.shape == (len(self.parents),), (self.token_ids.shape, self.parents)
@@ -59,6 +65,19 @@ class TokenTree:
         return max(self.depths, default=0)
 
     @cached_property
+    def draws(self) -> tuple[int, ...]:
+        """A number for every node that no other node of one depth has, nor any at one position in another step.
+
+        Random numbers are told apart by it; see `autospec.engine.sampling.uniform`.
+        """
+        counts: Counter[int] = Counter()
+        draws = []
+        for depth in self.depths:
+            draws.append(draw_of(depth, counts[depth]))
+            counts[depth] += 1
+        return tuple(draws)
+
+    @cached_property
     def children(self) -> tuple[tuple[int, ...], ...]:
         """Of the root and then of every node, the indices of its children in the order in which they were drawn."""
         found: list[list[int]] = [[] for _ in range(self.num_nodes + 1)]
@@ -86,6 +105,16 @@ class TokenTree:
         for node, parent in enumerate(self.parents, start=1):
             mask[node] |= mask[parent + 1]
         return mask
+
+
+def draw_of(depth: int, place: int) -> int:
+    """Return the number by which draws at one absolute position are told apart.
+
+    Args:
+        depth: Distance from the root, from 1; a position drafted again in a later step has another.
+        place: Among all draws at this depth.
+    """
+    return depth - 1 + MAX_DRAFT_LENGTH * place
 
 
 def chain(token_ids: Tensor, draft_probs: Tensor | None = None) -> TokenTree:

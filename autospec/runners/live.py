@@ -19,6 +19,7 @@ from autospec.clock import Clock
 from autospec.config import SamplingParams, SpecConfig
 from autospec.errors import AutospecError, BaselineError, MeasurementError, MismatchError
 from autospec.records import Generation, Measurement, Prompt
+from autospec.rules import ACCEPT_RULES
 
 if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
@@ -158,7 +159,8 @@ class LiveRunner:
         Raises:
             MismatchError: In float32, where nothing excuses a difference.
         """
-        if not (sampling.is_greedy or config.accept_rule == "exact"):
+        promises_tokens = ACCEPT_RULES[config.accept_rule].is_lossless and sampling.is_greedy
+        if not (promises_tokens or config.accept_rule == "exact"):
             return _Likeness(None)
         if own.token_ids == baseline.token_ids:
             return _Likeness(True)

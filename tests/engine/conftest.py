@@ -31,7 +31,7 @@ from autospec.engine.drafters import (
     SuffixDrafter,
 )
 from autospec.engine.termination import Stopping
-from autospec.rules import ACCEPT_RULES, STOP_RULES, TREE_SHAPES
+from autospec.rules import ACCEPT_RULES, STOP_RULES, TREE_SHAPES, draws_children
 
 VOCAB = 3
 ORDER = 2  # a row depends on the last two tokens
@@ -185,6 +185,16 @@ STOPPING: dict[str, dict[str, Any]] = {
     "heuristic": {"draft_length_start": 1},
     "cost_aware": {},
 }
+ACCEPTING: dict[str, dict[str, Any]] = {  # every lossless rule, and what else it can do
+    "exact": {},
+    "rejection": {},
+    "block": {},
+    "coupled": {},
+    "multi_candidate": {},
+    "multi_candidate_replaced": {"accept_rule": "multi_candidate", "with_replacement": True},
+    "traversal": {},
+    "traversal_replaced": {"accept_rule": "traversal", "with_replacement": True},
+}
 SHAPES: dict[str, dict[str, Any]] = {
     "chain": {},
     "static": {"tree_paths": ((0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0), (0, 1, 0), (0, 0, 0, 0))},
@@ -214,11 +224,15 @@ class Case:
         return f"{self.drafter}-{self.shape}-{self.stop_rule}-{self.accept_rule}"
 
     def config(self, draft_length: int) -> SpecConfig:
-        rules = {"stop_rule": self.stop_rule, "accept_rule": self.accept_rule, **STOPPING[self.stop_rule]}
+        rules = {"stop_rule": self.stop_rule, **STOPPING[self.stop_rule], **self.acceptance}
         shape = {"tree_shape": self.shape, **SHAPES[self.shape]}
         if "tree_paths" in shape:
             shape["tree_paths"] = tuple(path for path in shape["tree_paths"] if len(path) <= draft_length)
         return SpecConfig(drafter=self.drafter, draft_length=draft_length, **rules, **shape)
+
+    @property
+    def acceptance(self) -> dict[str, Any]:
+        return {"accept_rule": self.accept_rule, **ACCEPTING[self.accept_rule]}
 
     def make_drafter(self, model: Any) -> Drafter:
         return DRAFTERS[self.drafter](model)
@@ -227,12 +241,17 @@ class Case:
     def can_run(self) -> bool:
         drafter = self.make_drafter(TableLM(make_table(0)))
         fits = self.stop_rule in TREE_SHAPES[self.shape].stop_rules and self.shape in drafter.shapes
-        serves = self.shape == "chain" or ACCEPT_RULES[self.accept_rule].serves_trees
+        rule = self.acceptance["accept_rule"]
+        serves = self.shape in ACCEPT_RULES[rule].shapes
+        if "with_replacement" in self.acceptance:  # elsewhere it is the same as without
+            serves = self.shape != "chain" and draws_children(rule, self.shape)
         return fits and serves and (drafter.has_probs or self.stop_rule in NO_PROBS_NEEDED)
 
 
-LOSSLESS = [name for name, facts in ACCEPT_RULES.items() if facts.is_lossless]
-CASES = [case for case in (Case(*names) for names in product(DRAFTERS, SHAPES, STOP_RULES, LOSSLESS)) if case.can_run]
+# Acceptance rules that have a say in what is drafted, and one that has not.
+DRAFTING = ("exact", "coupled", "multi_candidate", "multi_candidate_replaced")
+assert {name for name, facts in ACCEPT_RULES.items() if facts.is_lossless} <= set(ACCEPTING)
+CASES = [case for case in (Case(*names) for names in product(DRAFTERS, SHAPES, STOP_RULES, ACCEPTING)) if case.can_run]
 
 
 def pairs_of(case: Case) -> set[tuple[str, str]]:
@@ -254,7 +273,7 @@ def covering(cases: Sequence[Case]) -> set[Case]:
 # What a test may ask for: the whole table, or the part in which one of the rules has no say.
 TABLES = {
     "case": CASES,
-    "drafting": [case for case in CASES if case.accept_rule == LOSSLESS[0]],
+    "drafting": [case for case in CASES if case.accept_rule in DRAFTING],
     "accepting": [case for case in CASES if case.stop_rule == STOP_RULES[0]],
 }
 

@@ -21,7 +21,7 @@ from autospec.engine.tree import TokenTree, chain
 
 PROMPT = [0, 1, 2, 0, 1, 1, 2]
 NUM_TOKENS, DRAFT_LENGTH = 4, 2
-NUM_SEEDS, NUM_FEW_SEEDS = 2000, 800
+NUM_SEEDS, NUM_FEW_SEEDS = 1200, 800
 PLAIN = SamplingParams(temperature=1.0)
 FILTERED = SamplingParams(temperature=1.6, top_k=2, top_p=0.85)
 

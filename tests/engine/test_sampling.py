@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from scipy.stats import chisquare, kstest
 
 from autospec.config import SamplingParams
-from autospec.engine.sampling import Use, one_hot, pick, to_probs, uniform, uniforms
+from autospec.engine.sampling import Use, _mix, gumbels, key_of, one_hot, pick, to_probs, uniform, uniforms
 
 
 def test_pinned_numbers() -> None:
@@ -167,3 +168,34 @@ def test_a_padded_token_keeps_probability_zero() -> None:
     logits = torch.tensor([1.0, -torch.inf, 0.0])
     for sampling in (SamplingParams(temperature=5.0), SamplingParams(temperature=1.0, top_k=3, top_p=0.999)):
         assert to_probs(logits, sampling)[1] == 0.0
+
+
+def test_noise_is_a_function_of_key_and_token_alone() -> None:
+    keys = [key_of(5, 3, Use.NOISE), key_of(5, 3, Use.DRAFT, 64), (1 << 64) - 1, 0]
+    whole = gumbels(keys, 1000)
+    for row, key in enumerate(keys):
+        for token in (0, 1, 17, 999):  # the scalar mixing, with 52 of its bits
+            bits = _mix(key ^ token) >> 12
+            expected = -math.log(-math.log((bits + 0.5) * 2.0**-52))
+            assert float(whole[row, token]) == pytest.approx(expected, abs=1e-12)
+    assert torch.equal(gumbels(keys[1:2], 10), whole[1:2, :10])
+
+
+def test_pinned_noise() -> None:
+    pinned = [1.0888130987240745, -1.3011969001771888, 5.874485955419647]
+    assert gumbels([key_of(0, 0, Use.NOISE)], 3)[0].tolist() == pytest.approx(pinned, abs=1e-12)
+
+
+def test_noise_follows_the_gumbel_distribution() -> None:
+    drawn = gumbels([key_of(0, position, Use.NOISE) for position in range(20)], 1000)
+    assert kstest(drawn.flatten().numpy(), "gumbel_r").pvalue > 1e-3
+    assert torch.isfinite(drawn).all()
+    assert (torch.corrcoef(drawn) - torch.eye(20)).abs().max() < 0.15
+
+
+def test_the_largest_noisy_logprob_is_a_draw() -> None:
+    probs = torch.tensor([0.1, 0.0, 0.6, 0.3], dtype=torch.float64)
+    noise = gumbels([key_of(seed, 4, Use.NOISE) for seed in range(20_000)], 4)
+    counts = torch.bincount((probs.log() + noise).argmax(dim=-1), minlength=4)
+    assert counts[1] == 0
+    assert chisquare(counts[[0, 2, 3]], [2000, 12000, 6000]).pvalue > 1e-3

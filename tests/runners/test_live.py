@@ -186,6 +186,16 @@ def test_greedily_every_lossless_rule_promises_the_tokens():
         measure(runner_of(FakeDecoder(tokens={"draft": [9]})), SpecConfig("draft", 4, accept_rule="rejection"))
 
 
+@pytest.mark.parametrize("rule", ["typical", "lenient", "relaxed", "margin", "contrastive"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_lossy_rule_promises_no_tokens(rule: str, temperature: float):
+    decoder = FakeDecoder(tokens={"draft": [9, 9, 9, 9]})
+    one = measure(
+        runner_of(decoder, SamplingParams(temperature=temperature)), SpecConfig("draft", 4, accept_rule=rule)
+    )
+    assert (one.identical, one.num_excused) == (None, 0)
+
+
 @pytest.mark.parametrize(
     "failure", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("not enough memory: you tried\nto"),
                 NotImplementedError("no kernel")],

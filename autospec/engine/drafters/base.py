@@ -21,7 +21,7 @@ class DraftPlan:
 
     Args:
         config: Its knobs and the stopping rule.
-        sampling: The filters that target and drafter share; draws are counter-based.
+        sampling: How the drafter samples, with the target's filters; draws are counter-based.
         seed: Seed of this prompt.
         capacity: Most tokens prompt, output and one draft can reach together.
         stopping: The stopping rule's state, which the decoder keeps.

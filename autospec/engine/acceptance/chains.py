@@ -1,38 +1,18 @@
-"""Acceptance rules: which drafted tokens survive, and what is drawn where they end.
+"""Lossless rules for chains: rejection sampling and block verification.
 
-Pure tensor functions of probabilities, drawn tokens and random numbers; they know no model, cache or tokenizer.
-All rules here are lossless and serve chains. accepted: a draft token kept; correction: the token drawn after a
-rejection; bonus: the token drawn when all were accepted.
+Tensor functions over leading dimensions, split into the law and the draw.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from autospec.engine.sampling import one_hot, pick, residual
-from autospec.engine.tree import TokenTree
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What one step yields for one row.
-
-    Args:
-        path: Accepted nodes of the draft, in order of depth.
-        next_id: The correction or bonus token.
-    """
-
-    path: tuple[int, ...]
-    next_id: int
-
-    @property
-    def num_accepted(self) -> int:
-        """Number of draft tokens kept."""
-        return len(self.path)
+from autospec.engine.acceptance.verdict import Verdict
+from autospec.engine.sampling import normalized, one_hot, pick, residual
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +39,6 @@ class ChainRule:
             return wins.long().cumprod(dim=-1).sum(dim=-1)
         places = torch.arange(1, wins.shape[-1] + 1, device=wins.device)
         return (wins * places).amax(dim=-1)
-
-
-def accept_matching(tree: TokenTree, target_ids: Sequence[int]) -> Verdict:
-    """Follow the children that are the target's own choice.
-
-    Exact matching: greedy decoding, or sample-and-match where `target_ids` were drawn from the target. Lossless for
-    any drafter and any tree, because every emitted token is the target's.
-
-    Args:
-        tree: The draft.
-        target_ids: The target's choice behind the root and then behind every node.
-    """
-    path, node = list[int](), tree.child(-1, target_ids[0])
-    while node is not None:
-        path.append(node)
-        node = tree.child(node, target_ids[node + 1])
-    return Verdict(tuple(path), target_ids[path[-1] + 1 if path else 0])
 
 
 def _of_drafted(probs: Tensor, draft_ids: Tensor) -> Tensor:
@@ -116,8 +79,7 @@ def block_correction_probs(draft_ids: Tensor, draft_probs: Tensor, target_probs:
     """Return norm(max(0, P_i * target_i - draft_i)) for i = 0 .. k - 1."""
     weights = _block_weights(draft_ids, draft_probs, target_probs)[..., :-1, None]
     left = (weights * target_probs[..., :-1, :] - draft_probs).clamp_min(0.0)
-    total = left.sum(dim=-1, keepdim=True)
-    return torch.where(total > 0.0, left / total.clamp_min(torch.finfo(left.dtype).tiny), target_probs[..., :-1, :])
+    return normalized(left, otherwise=target_probs[..., :-1, :])
 
 
 CHAIN_RULES: dict[str, ChainRule] = {

@@ -1,4 +1,4 @@
-"""Acceptance rules: hand-worked numbers, and the laws by exact enumeration on table models of 3 tokens."""
+"""Rules for chains: hand-worked numbers, and the laws by exact enumeration on table models of 3 tokens."""
 
 from __future__ import annotations
 

@@ -408,6 +408,16 @@ def test_something_that_cannot_draft_is_refused(tiny_model: Any) -> None:
 # Loading
 
 
+def test_texts_of_a_suffix_drafter_come_from_a_file(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.jsonl").write_text('"efef"\n[1, 2, 3]')
+    sources = {"empty": "suffix", "filled": f"suffix:{tmp_path / 'texts.jsonl'}", "recycling": "recycling"}
+    decoder = SpeculativeDecoder.from_pretrained(str(tiny_checkpoint), sources)
+    assert {name: drafter.source for name, drafter in decoder.drafters.items()} == sources
+    assert [decoder.drafters[name].store.num_tokens for name in ("empty", "filled")] == [0, 5]  # type: ignore[attr-defined]
+    with pytest.raises(ModelError, match=r"readable JSONL file, but: .*missing.jsonl"):
+        SpeculativeDecoder.from_pretrained(str(tiny_checkpoint), {"filled": "suffix:missing.jsonl"})
+
+
 def test_models_come_as_ids_paths_or_objects(tiny_checkpoint: Path, tiny_model: Any, tiny_tokenizer: Any) -> None:
     mine = ScriptedDrafter()
     decoder = SpeculativeDecoder.from_pretrained(

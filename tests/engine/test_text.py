@@ -243,3 +243,21 @@ def test_text_needs_a_tokenizer(tiny_model: Any) -> None:
     with pytest.raises(ModelError, match="text needs a tokenizer"):
         decoder.render(Prompt("one", "plain", text="abcd"))
     assert decoder.generate([[1, 2]], max_new_tokens=3)[0].text == ""
+
+
+def test_a_span_is_encoded_without_special_tokens_and_may_be_empty(tiny_tokenizer: Any) -> None:
+    codec = TextCodec(tiny_tokenizer)
+    assert codec.decode(codec.encode_span("abcd ef")) == "abcd ef"
+    assert codec.encode_span("") == []
+
+
+def test_a_fingerprint_changes_when_two_tokens_are_swapped(
+    tiny_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec = TextCodec(tiny_tokenizer)
+    before, vocabulary = codec.fingerprint(), codec.vocabulary()
+    assert codec.fingerprint() == before
+    assert len(before) == 16
+    swapped = {**vocabulary, "a": vocabulary["b"], "b": vocabulary["a"]}
+    monkeypatch.setattr(codec, "vocabulary", lambda: swapped)
+    assert codec.fingerprint() != before

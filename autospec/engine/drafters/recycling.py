@@ -64,7 +64,7 @@ class RecyclingDrafter:
     def _ranked(self, paths: Sequence[tuple[int, ...]]) -> TokenTree:
         """Follow paths of ranks, each after its beginning, as far as the table knows them."""
         token_ids, parents = list[int](), list[int]()
-        nodes = {(): -1}
+        nodes: dict[tuple[int, ...], int] = {(): -1}
         for path in paths:
             if path[:-1] not in nodes:
                 continue

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from autospec.engine.drafters import (
+    BlockDrafter,
     Drafter,
     EagleDrafter,
     EarlyExitDrafter,
@@ -63,8 +64,13 @@ def _eagle(path: str, context: LoadContext) -> Drafter:
     return EagleDrafter.load(path, context.target)
 
 
+def _block(path: str, context: LoadContext) -> Drafter:
+    return BlockDrafter.load(path, context.target)
+
+
 # One line for each kind of `autospec.rules.DRAFTER_KINDS`: (path behind the colon or "", context) -> drafter.
 MAKERS: dict[str, Callable[[str, LoadContext], Drafter]] = {
+    "block": _block,
     "eagle": _eagle,
     "early_exit": _early_exit,
     "medusa": _medusa,

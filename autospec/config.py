@@ -353,9 +353,15 @@ class SpecConfig:
         """Return a form for a line of a terminal, such as ``draft x4 confidence 0.40 exact``."""
         if self.is_off:
             return "off"
-        words = [f"{self.drafter} x{self.draft_length}"]
-        if len(self.drafter_names) > 1:
-            words.append(self.combine)
+        words = [f"{self.drafter} x{self.draft_length}", *self._drafter_words(), *self._stop_words()]
+        words.append(self.accept_rule)
+        for knob in ACCEPT_RULES[self.accept_rule].knobs:
+            value = getattr(self, knob)
+            words += ["replaced"] * value if isinstance(value, bool) else [f"{value:g}"]
+        return " ".join(words + [f"drawn at {self.draft_temperature:g}"] * (self.draft_temperature >= 0.0))
+
+    def _drafter_words(self) -> list[str]:
+        words = [self.combine] * (len(self.drafter_names) > 1)
         if "ngram" in self.drafter_names:
             words.append(f"n{self.ngram_min}-{self.ngram_max}")
         if self.exit_layer:
@@ -366,13 +372,12 @@ class SpecConfig:
             words.append(f"{self.tree_shape} {len(self.tree_paths)}")
         elif self.tree_shape != "chain":
             words.append(f"{self.tree_shape} {self.tree_width}/{self.tree_nodes}")
+        return words
+
+    def _stop_words(self) -> list[str]:
+        if self.stop_rule == "static":
+            return []
         if self.stop_rule == "heuristic":
-            words.append(f"heuristic from {self.draft_length_start}")
-        elif self.stop_rule != "static":
-            words.append(self.entropy_form if self.stop_rule == "entropy" else self.stop_rule)
-            words += [f"{self.stop_threshold:.2f}"] * (self.stop_rule != "cost_aware")
-        words.append(self.accept_rule)
-        for knob in ACCEPT_RULES[self.accept_rule].knobs:
-            value = getattr(self, knob)
-            words += ["replaced"] * value if isinstance(value, bool) else [f"{value:g}"]
-        return " ".join(words + [f"drawn at {self.draft_temperature:g}"] * (self.draft_temperature >= 0.0))
+            return [f"heuristic from {self.draft_length_start}"]
+        name = self.entropy_form if self.stop_rule == "entropy" else self.stop_rule
+        return [name] + [f"{self.stop_threshold:.2f}"] * (self.stop_rule != "cost_aware")

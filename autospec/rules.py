@@ -198,6 +198,7 @@ class DrafterFacts:
 
 
 DRAFTER_KINDS = {
+    "block": DrafterFacts(True, "layers that fill a block of masks in one pass (DFlash, z-lab/dflash)"),
     "eagle": DrafterFacts(True, "a layer that continues the target's features (2401.15077, 2503.01840)"),
     "early_exit": DrafterFacts(False, "the target's own first layers, or those named, under its head (2404.16710)"),
     "medusa": DrafterFacts(True, "heads that each guess one token further ahead (2401.10774)"),

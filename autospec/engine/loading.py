@@ -11,6 +11,7 @@ from pathlib import Path
 
 from autospec.engine.datastore import Datastore
 from autospec.engine.drafters import (
+    BlockDrafter,
     DatastoreDrafter,
     Drafter,
     EagleDrafter,
@@ -90,8 +91,13 @@ def _datastore(path: str, context: LoadContext) -> Drafter:
     return DatastoreDrafter(store, f"datastore:{path}")
 
 
+def _block(path: str, context: LoadContext) -> Drafter:
+    return BlockDrafter.load(path, context.target)
+
+
 # One line for each kind of `autospec.rules.DRAFTER_KINDS`: (path behind the colon or "", context) -> drafter.
 MAKERS: dict[str, Callable[[str, LoadContext], Drafter]] = {
+    "block": _block,
     "eagle": _eagle,
     "early_exit": _early_exit,
     "medusa": _medusa,

@@ -1,6 +1,7 @@
 """Drafters: what proposes tokens."""
 
 from autospec.engine.drafters.base import ChecksConfig, Drafter, DraftPlan, Needs, Trail
+from autospec.engine.drafters.block import BlockDrafter
 from autospec.engine.drafters.combined import CombinedDrafter
 from autospec.engine.drafters.datastore import DatastoreDrafter
 from autospec.engine.drafters.eagle import EagleDrafter
@@ -13,6 +14,7 @@ from autospec.engine.drafters.suffix import SuffixDrafter
 from autospec.engine.drafters.translated_model import TranslatedModelDrafter
 
 __all__ = [
+    "BlockDrafter",
     "ChecksConfig",
     "CombinedDrafter",
     "DatastoreDrafter",

@@ -9,81 +9,17 @@ fc([embedding; feature]) to a layer without an input norm and reads its output w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, scaled_dot_product_attention, silu
 
 from autospec.engine.cache import KVCache
 from autospec.engine.drafters.checkpoint import HeadCheckpoint
+from autospec.engine.drafters.layer_parts import LayerParts
 from autospec.engine.masks import NewTokens, attention_mask
 from autospec.engine.model import CausalLM
 from autospec.errors import ModelError
-
-
-@dataclass(frozen=True, slots=True)
-class EagleShape:
-    """Sizes of the draft network.
-
-    Args:
-        width: Of its hidden states.
-        num_heads: Of queries.
-        num_kv_heads: Of keys and values.
-        head_dim: Of each head.
-        epsilon: Of its norms.
-        frequencies: [head_dim / 2] of the rotary embedding.
-    """
-
-    width: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    epsilon: float
-    frequencies: Tensor
-
-    @classmethod
-    def of(cls, checkpoint: HeadCheckpoint) -> EagleShape:
-        """Read them from `config.json`.
-
-        Raises:
-            ModelError: It has more than one layer, another activation, or an unknown rotary embedding.
-        """
-        config, source = checkpoint.config, checkpoint.source
-        if (num_layers := checkpoint.number("num_hidden_layers", 1)) != 1:
-            raise ModelError(f"EAGLE heads must have one layer, but `{source}` has {num_layers}")
-        if (activation := config.get("hidden_act", "silu")) != "silu":
-            raise ModelError(f"EAGLE heads must have the activation silu, but `{source}` has {activation!r}")
-        width, num_heads = checkpoint.number("hidden_size"), checkpoint.number("num_attention_heads")
-        head_dim = checkpoint.number("head_dim", width // num_heads)
-        num_kv_heads = checkpoint.number("num_key_value_heads", num_heads)
-        epsilon = float(config.get("rms_norm_eps", 1e-6))
-        return cls(width, num_heads, num_kv_heads, head_dim, epsilon, rotary_frequencies(checkpoint, head_dim))
-
-
-def rotary_frequencies(checkpoint: HeadCheckpoint, head_dim: int) -> Tensor:
-    """Return [head_dim / 2] angles a position, plain, linearly scaled, or scaled as in Llama 3.1.
-
-    Raises:
-        ModelError: Scaled in another way.
-    """
-    config = checkpoint.config
-    scaling = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    base = float(scaling.get("rope_theta") or config.get("rope_theta") or 10000.0)
-    plain = base ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
-    if kind == "default":
-        return plain
-    if kind == "linear":
-        return plain / float(scaling["factor"])
-    if kind != "llama3":
-        raise ModelError(f"`rope_scaling` of EAGLE heads must be default, linear or llama3, but got {kind!r}")
-    low, high = float(scaling["low_freq_factor"]), float(scaling["high_freq_factor"])
-    turns = float(scaling["original_max_position_embeddings"]) * plain / (2 * math.pi)
-    share = ((turns - low) / (high - low)).clamp(0.0, 1.0)  # 0: scaled, 1: as it was
-    return share * plain + (1 - share) * plain / float(scaling["factor"])
 
 
 class EagleModel:
@@ -98,65 +34,37 @@ class EagleModel:
     """
 
     def __init__(self, checkpoint: HeadCheckpoint, target: CausalLM) -> None:
-        self.checkpoint = _with_one_naming(checkpoint)
-        self.target, self.shape = target, EagleShape.of(checkpoint)
+        if (num_layers := checkpoint.number("num_hidden_layers", 1)) != 1:
+            raise ModelError(f"EAGLE heads must have one layer, but `{checkpoint.source}` has {num_layers}")
+        self.checkpoint, self.target = _with_one_naming(checkpoint), target
+        self._parts = LayerParts(self.checkpoint, target)
         self.is_third = "layer.hidden_norm.weight" in self.checkpoint.weights
         self.feature_layers = _feature_layers(checkpoint, target) if self.is_third else (-1,)
-        shape, num_inputs = self.shape, 2 if self.is_third else 1
-        queries, keys = shape.num_heads * shape.head_dim, shape.num_kv_heads * shape.head_dim
-        inner = checkpoint.number("intermediate_size")
-        self._weights: dict[str, Tensor] = {}
-        for name, size in {
-            "fc.weight": (shape.width, self._fc_inputs()),
-            "layer.self_attn.q_proj.weight": (queries, num_inputs * shape.width),
-            "layer.self_attn.k_proj.weight": (keys, num_inputs * shape.width),
-            "layer.self_attn.v_proj.weight": (keys, num_inputs * shape.width),
-            "layer.self_attn.o_proj.weight": (shape.width, queries),
-            "layer.mlp.gate_proj.weight": (inner, shape.width),
-            "layer.mlp.up_proj.weight": (inner, shape.width),
-            "layer.mlp.down_proj.weight": (shape.width, inner),
-            "layer.post_attention_layernorm.weight": (shape.width,),
-        }.items():
-            self._load(name, size)
-        self._load_optional()
-        self.target_ids = self._target_ids()
-
-    def _fc_inputs(self) -> int:
-        return len(self.feature_layers) * self.target.width if self.is_third else self.shape.width + self.target.width
-
-    def _load(self, name: str, size: Sequence[int]) -> None:
-        weight = self.checkpoint.take(name, size)
-        self._weights[name] = weight.to(device=self.target.device, dtype=self.target.dtype)
-
-    def _load_optional(self) -> None:
-        """Load what only some layouts have: biases, embeddings, the norms and the head of EAGLE-3."""
-        weights, width = self.checkpoint.weights, self.shape.width
-        for name in self._weights.copy():
-            bias = name.removesuffix("weight") + "bias"
-            if bias in weights:
-                self._load(bias, self._weights[name].shape[:1])
+        width = self._parts.shape.width
+        self._parts.load_layer("layer", 2 if self.is_third else 1)
+        has_embeddings = "embed_tokens.weight" in self.checkpoint.weights
+        if has_embeddings:
+            self._parts.load("embed_tokens.weight", (target.vocab_size, width))
+        if width != target.width and not (self.is_third and has_embeddings):
+            raise ModelError(
+                f"EAGLE heads that use embeddings or head of their target must be as wide, but `{checkpoint.source}` "
+                f"is {width} wide and `{target.name}` {target.width}"
+            )
         if self.is_third:
+            self._parts.load("fc.weight", (width, len(self.feature_layers) * target.width))
             for name in ("layer.input_layernorm.weight", "layer.hidden_norm.weight", "norm.weight"):
-                self._load(name, (width,))
-            self._load("lm_head.weight", (self.checkpoint.number("draft_vocab_size", self.target.vocab_size), width))
-        if "embed_tokens.weight" in weights:
-            self._load("embed_tokens.weight", (self.target.vocab_size, width))
-        elif self.target.width != width:
-            raise ModelError(
-                f"EAGLE heads without embeddings must be as wide as their target, but `{self.checkpoint.source}` is "
-                f"{width} wide and `{self.target.name}` {self.target.width}"
-            )
-        if not self.is_third and self.target.width != width:
-            raise ModelError(
-                f"EAGLE-1 heads must be as wide as their target, but `{self.checkpoint.source}` is {width} wide and "
-                f"`{self.target.name}` {self.target.width}"
-            )
+                self._parts.load(name, (width,))
+            self._num_rows = checkpoint.number("draft_vocab_size", target.vocab_size)
+            self._parts.load("lm_head.weight", (self._num_rows, width))
+        else:
+            self._parts.load("fc.weight", (width, 2 * width))
+        self.target_ids = self._target_ids()
 
     def _target_ids(self) -> Tensor | None:
         """Return which token of the target each row of the head is: [draft vocabulary]; None where they are all."""
         if not self.is_third or "d2t" not in self.checkpoint.weights:
             return None
-        size = self._weights["lm_head.weight"].shape[0]
+        size = self._num_rows
         ids = torch.arange(size) + self.checkpoint.take("d2t", (size,)).long()
         if len(ids.unique()) != size or int(ids.min()) < 0 or int(ids.max()) >= self.target.vocab_size:
             raise ModelError(
@@ -171,7 +79,7 @@ class EagleModel:
     @torch.inference_mode()
     def fuse(self, features: Tensor) -> Tensor:
         """Return the target's features [n, layers * target width] as the network takes them: [n, width]."""
-        return self._linear("fc", features) if self.is_third else features
+        return self._parts.linear("fc", features) if self.is_third else features
 
     @torch.inference_mode()
     def forward(
@@ -198,21 +106,20 @@ class EagleModel:
         if self.is_third:
             states = hidden
             inputs = torch.cat(
-                [self._norm("layer.input_layernorm", embedded), self._norm("layer.hidden_norm", hidden)], -1
+                [self._parts.norm("layer.input_layernorm", embedded), self._parts.norm("layer.hidden_norm", hidden)],
+                -1,
             )
         else:
-            states = inputs = self._linear("fc", torch.cat([embedded, hidden], dim=-1))
+            states = inputs = self._parts.linear("fc", torch.cat([embedded, hidden], dim=-1))
         states = states + self._attend(inputs, cache, tree_mask, depths)
-        normed = self._norm("layer.post_attention_layernorm", states)
-        gate, up = self._linear("layer.mlp.gate_proj", normed), self._linear("layer.mlp.up_proj", normed)
-        return states + self._linear("layer.mlp.down_proj", silu(gate) * up)
+        return self._parts.feed_forward("layer", states)
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """Return what its outputs [n, width] say of the next token: [n, vocab of the target] float32."""
         if not self.is_third:
             return self.target.head(hidden).float()
-        own = self._linear("lm_head", self._norm("norm", hidden)).float()
+        own = self._parts.linear("lm_head", self._parts.norm("norm", hidden)).float()
         if self.target_ids is None:
             return own
         full = torch.full((len(own), self.target.vocab_size), -torch.inf, device=own.device)
@@ -220,42 +127,20 @@ class EagleModel:
         return full
 
     def _embed(self, token_ids: Tensor) -> Tensor:
-        own = self._weights.get("embed_tokens.weight")
+        own = self._parts.get("embed_tokens.weight")
         return self.target.embed(token_ids) if own is None else own[token_ids.to(own.device)]
-
-    def _linear(self, name: str, inputs: Tensor) -> Tensor:
-        return linear(inputs, self._weights[f"{name}.weight"], self._weights.get(f"{name}.bias"))
-
-    def _norm(self, name: str, states: Tensor) -> Tensor:
-        wide = states.float()
-        scaled = wide * torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.shape.epsilon)
-        return self._weights[f"{name}.weight"] * scaled.to(states.dtype)
 
     def _attend(
         self, inputs: Tensor, cache: KVCache, tree_mask: Tensor | None, depths: Sequence[int] | None
     ) -> Tensor:
-        num_new, shape = len(inputs), self.shape
-        offsets = torch.arange(num_new) if depths is None else torch.tensor(depths)
-        positions = (cache.length + offsets).to(inputs.device)
-        query, key, value = (
-            self._linear(f"layer.self_attn.{name}_proj", inputs).view(1, num_new, -1, shape.head_dim).transpose(1, 2)
-            for name in "qkv"
-        )
-        query, key = self._rotate(query, positions), self._rotate(key, positions)
-        mask = attention_mask(NewTokens(cache.lengths, num_new, tree_mask), {"full_attention": None}, inputs.dtype)
-        keys, values = cache.update(key, value, 0)
-        repeats = shape.num_heads // shape.num_kv_heads
-        keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
-        mask = None if mask is None else mask.to(inputs.device)
-        mixed = scaled_dot_product_attention(query, keys, values, mask, is_causal=mask is None and num_new > 1)
+        num_new, parts = len(inputs), self._parts
+        positions = cache.length + (torch.arange(num_new) if depths is None else torch.tensor(depths))
+        query, key, value = (parts.project(f"layer.self_attn.{name}_proj", inputs) for name in "qkv")
+        causal = torch.ones(num_new, num_new, dtype=torch.bool).tril() if tree_mask is None else tree_mask
+        mask = attention_mask(NewTokens(cache.lengths, num_new, causal), {"full_attention": None}, inputs.dtype)
+        keys, values = cache.update(parts.rotate(key, positions), value, 0)
         cache.advance(num_new)
-        return self._linear("layer.self_attn.o_proj", mixed.transpose(1, 2).reshape(num_new, -1))
-
-    def _rotate(self, states: Tensor, positions: Tensor) -> Tensor:
-        angles = positions[:, None].float() * self.shape.frequencies.to(states.device)
-        cosine, sine = angles.cos().to(states.dtype), angles.sin().to(states.dtype)
-        first, second = states.chunk(2, dim=-1)
-        return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+        return parts.attend("layer", parts.rotate(query, positions), keys, values, mask)
 
 
 def _with_one_naming(checkpoint: HeadCheckpoint) -> HeadCheckpoint:

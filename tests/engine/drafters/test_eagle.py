@@ -20,7 +20,7 @@ from autospec.engine.cache import KVCache
 from autospec.engine.decoder import SpeculativeDecoder
 from autospec.engine.drafters import Drafter, DraftPlan, EagleDrafter, Trail
 from autospec.engine.drafters.checkpoint import HeadCheckpoint
-from autospec.engine.drafters.eagle_model import rotary_frequencies
+from autospec.engine.drafters.layer_parts import rotary_frequencies
 from autospec.engine.model import CausalLM
 from autospec.engine.sampling import to_probs
 from autospec.engine.termination import Stopping

@@ -60,7 +60,7 @@ def test_the_signatures_of_the_public_contract() -> None:
     assert _parameters(autospec.load_policy) == ["path", "strict"]
     assert _parameters(autospec.Policy.choose) == ["batch_size", "context_length", "category"]
     assert _parameters(autospec.Policy.decoder) == ["device", "trust_remote_code"]
-    assert _parameters(autospec.SearchSpace.load) == ["path"]
+    assert _parameters(autospec.SearchSpace.load) == ["path", "drafters"]
     assert _parameters(autospec.tune) == [
         "decoder", "workload", "space", "output_dir", "settings", "tracker", "on_event", "command",
     ]  # fmt: skip

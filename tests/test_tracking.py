@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -135,7 +136,9 @@ def test_params_are_the_fields_of_the_configuration(tracker, client):
     tracker.start(PLAN)
     tracker.log_trial(report(1))
     _, (child,) = parent_and_children(client)
-    assert child.data.params == {
+    params = child.data.params
+    assert sorted(params) == sorted(field.name for field in dataclasses.fields(SpecConfig))
+    expected = {
         "drafter": "draft",
         "draft_length": "3",
         "stop_rule": "confidence",
@@ -144,7 +147,11 @@ def test_params_are_the_fields_of_the_configuration(tracker, client):
         "accept_rule": "exact",
         "ngram_min": "1",
         "ngram_max": "3",
+        "tree_shape": "chain",
+        "tree_paths": "()",
+        "with_replacement": "False",
     }
+    assert {name: params[name] for name in expected} == expected
 
 
 def test_prompts_are_the_steps_of_metrics(tracker, client):

@@ -180,7 +180,7 @@ STOPPING: dict[str, dict[str, Any]] = {
     "static": {},
     "confidence": {"stop_threshold": 0.5},
     "entropy": {"stop_threshold": 0.9},
-    "cumulative": {"stop_threshold": 0.2},
+    "cumulative": {"stop_threshold": 0.02},
     "adaptive": {"stop_threshold": 0.5},
     "heuristic": {"draft_length_start": 1},
     "cost_aware": {},
@@ -254,19 +254,23 @@ assert {name for name, facts in ACCEPT_RULES.items() if facts.is_lossless} <= se
 CASES = [case for case in (Case(*names) for names in product(DRAFTERS, SHAPES, STOP_RULES, ACCEPTING)) if case.can_run]
 
 
-def pairs_of(case: Case) -> set[tuple[str, str]]:
+def names_of(case: Case) -> set[tuple[str, ...]]:
+    """Every name in a case."""
+    return {(f"{key}={value}",) for key, value in vars(case).items()}
+
+
+def pairs_of(case: Case) -> set[tuple[str, ...]]:
     """Every pair of names that meet in a case."""
-    names = [f"{key}={value}" for key, value in vars(case).items()]
-    return {(one, other) for number, one in enumerate(names) for other in names[number + 1 :]}
+    return {(*one, *other) for one in names_of(case) for other in names_of(case) if one < other}
 
 
-def covering(cases: Sequence[Case]) -> set[Case]:
-    """A small part of the table in which every pair meets that meets anywhere; the rest is for `make test-all`."""
-    missing, kept = set[tuple[str, str]]().union(*map(pairs_of, cases)), set[Case]()
+def covering(cases: Sequence[Case], facts_of: Callable[[Case], set[tuple[str, ...]]]) -> set[Case]:
+    """A small part of the table that shows every fact of it; the rest is for `make test-all`."""
+    missing, kept = set[tuple[str, ...]]().union(*map(facts_of, cases)), set[Case]()
     while missing:
-        best = max(cases, key=lambda case: len(pairs_of(case) & missing))
+        best = max(cases, key=lambda case: len(facts_of(case) & missing))
         kept.add(best)
-        missing -= pairs_of(best)
+        missing -= facts_of(best)
     return kept
 
 
@@ -282,19 +286,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test over the table it asks for."""
     for name, cases in TABLES.items():
         if name in metafunc.fixturenames:
-            quick = covering(cases)
+            quick = covering(cases, pairs_of)
             rows = [pytest.param(case, id=str(case), marks=[pytest.mark.slow] * (case not in quick)) for case in cases]
             metafunc.parametrize(name, rows)
 
 
-# What differs between architectures is the target's side, so of most of them a few cases are enough every day.
-FREQUENT_WORLDS = ("llama", "qwen3", "gpt2", "gpt_neox", "pocket")
-OTHERS_RUN = (
+# What differs between architectures is the target's side, so one of them sees every pair every day, those that people
+# run most every name, and the others a few cases.
+PAIRED_WORLD, NAMED_WORLDS = "llama", ("qwen3", "gpt2", "gpt_neox", "pocket")
+NAMED = {case for cases in TABLES.values() for case in covering(cases, names_of)}
+OTHERS_RUN = {
     Case("small_model", "chain", "static", "exact"),
     Case("small_model", "chain", "static", "rejection"),
     Case("small_model", "static", "static", "exact"),
     Case("small_model", "best_first", "static", "exact"),
-)
+}
 
 
 @pytest.hookimpl(tryfirst=True)  # before those marked slow are left out
@@ -302,8 +308,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave the full table on less frequent architectures to `make test-all`."""
     for item in items:
         params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-        is_frequent = params.get("world", FREQUENT_WORLDS[0]) in FREQUENT_WORLDS
-        if not is_frequent and params.get("case", params.get("drafting")) not in OTHERS_RUN:
+        world = params.get("world", PAIRED_WORLD)
+        quick = NAMED if world in NAMED_WORLDS else OTHERS_RUN
+        if world != PAIRED_WORLD and params.get("case", params.get("drafting")) not in quick:
             item.add_marker(pytest.mark.slow)
 
 

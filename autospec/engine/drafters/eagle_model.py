@@ -17,7 +17,7 @@ from torch import Tensor
 from autospec.engine.cache import KVCache
 from autospec.engine.drafters.checkpoint import HeadCheckpoint
 from autospec.engine.drafters.layer_parts import LayerParts
-from autospec.engine.masks import NewTokens, attention_mask
+from autospec.engine.masks import NewTokens, visible
 from autospec.engine.model import CausalLM
 from autospec.errors import ModelError
 
@@ -137,7 +137,7 @@ class EagleModel:
         positions = cache.length + (torch.arange(num_new) if depths is None else torch.tensor(depths))
         query, key, value = (parts.project(f"layer.self_attn.{name}_proj", inputs) for name in "qkv")
         causal = torch.ones(num_new, num_new, dtype=torch.bool).tril() if tree_mask is None else tree_mask
-        mask = attention_mask(NewTokens(cache.lengths, num_new, causal), {"full_attention": None}, inputs.dtype)
+        mask = visible(NewTokens(cache.lengths, num_new, causal))[:, None]
         keys, values = cache.update(parts.rotate(key, positions), value, 0)
         cache.advance(num_new)
         return parts.attend("layer", parts.rotate(query, positions), keys, values, mask)

@@ -163,7 +163,7 @@ class LayerParts:
             query: The queries.
             keys: [1, kv heads, m, head_dim].
             values: Likewise.
-            mask: Additive, [1, 1, n, m]; None lets every query see every key.
+            mask: [1, 1, n, m] bool, which keys each query sees; None lets every query see every key.
         """
         repeats = self.shape.num_heads // self.shape.num_kv_heads
         keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)

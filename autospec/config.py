@@ -38,10 +38,12 @@ def _check_types(instance: Any) -> list[str]:
     for field in fields(instance):
         value = getattr(instance, field.name)
         if field.type == "Paths":
-            if not _is_paths(value):
-                faults.append(f"`{field.name}` must be a list of paths of ranks from 0, but got {value!r}")
+            paths = _read_paths(value)
+            if paths is None:
+                rule = "must be a list of paths of ranks from 0, or text such as '0 1 0.0'"
+                faults.append(f"`{field.name}` {rule}, but got {value!r}")
             else:
-                object.__setattr__(instance, field.name, tuple(tuple(path) for path in value))
+                object.__setattr__(instance, field.name, paths)
             continue
         wrong_bool = isinstance(value, bool) and field.type != "bool"
         if wrong_bool or not isinstance(value, allowed[str(field.type)]):
@@ -52,12 +54,17 @@ def _check_types(instance: Any) -> list[str]:
     return faults
 
 
-def _is_paths(value: Any) -> bool:
+def _read_paths(value: Any) -> Paths | None:
+    """Return rank paths from lists, or from text in which `0 1 0.0` are (0,), (1,) and (0, 0); None for others."""
+    if isinstance(value, str):
+        words = [word.split(".") for word in value.split()]
+        value = [[int(rank) if rank.isdecimal() else None for rank in ranks] for ranks in words]
     sequences = (list, tuple)
-    return isinstance(value, sequences) and all(
+    is_good = isinstance(value, sequences) and all(
         isinstance(path, sequences) and path and all(type(rank) is int and rank >= 0 for rank in path)
         for path in value
     )
+    return tuple(tuple(path) for path in value) if is_good else None
 
 
 def _from_mapping(cls: type[Any], values: Mapping[str, Any]) -> Any:
@@ -135,7 +142,8 @@ class SpecConfig:
         tree_width: Children of a node, and nodes kept at each depth of a `beam`, at most.
         tree_nodes: Nodes of one draft, at most, in shapes that are cut to a budget.
         tree_paths: Of `static` and `optimal` trees, a path of ranks from the root to every node: (0,) is the most
-            probable first token, (0, 1) the second most probable behind it.
+            probable first token, (0, 1) the second most probable behind it. Paths longer than `draft_length` are cut
+            off.
         stop_rule: When drafting ends before `draft_length`: `static` never; `confidence` after a token whose draft
             probability is below `stop_threshold`; `entropy` after a token that was drawn where the drafter was
             unsure; `cumulative` where the probability of the whole path falls below `stop_threshold`; `adaptive` as
@@ -220,6 +228,8 @@ class SpecConfig:
             "tree_paths": not is_ranked,
             "with_replacement": self.draft_temperature == 0.0,
         } | dict.fromkeys(idle_accept_knobs(self.accept_rule, self.tree_shape), True)
+        paths = tuple(path for path in self.tree_paths if len(path) <= self.draft_length)
+        object.__setattr__(self, "tree_paths", paths)
         for field in fields(self):
             if self.is_off or idle.get(field.name, False):
                 object.__setattr__(self, field.name, field.default)
@@ -305,10 +315,6 @@ class SpecConfig:
         missing = sorted({path[:-1] for path in paths if len(path) > 1} - paths)
         if missing:
             faults.append(f"`tree_paths` must hold every path's beginning, but {list(missing)} are missing")
-        if (depth := max(map(len, paths))) > self.draft_length:
-            faults.append(
-                f"paths of `tree_paths` must be at most `draft_length` long, but got {depth} and {self.draft_length}"
-            )
         return faults
 
     @property

@@ -153,6 +153,17 @@ def test_tree_paths_round_trip_through_json_text() -> None:
     assert hash(config) == hash(SpecConfig.from_json(config.to_json()))
 
 
+def test_tree_paths_can_be_written_as_text() -> None:
+    config = SpecConfig("draft", 4, tree_shape="static", tree_paths="0 1 0.0 0.12")  # type: ignore[arg-type]
+    assert config.tree_paths == ((0,), (1,), (0, 0), (0, 12))
+
+
+def test_paths_longer_than_a_draft_are_cut_off() -> None:
+    deep = SpecConfig("draft", 1, tree_shape="static", tree_paths=((0,), (1,), (0, 0)))
+    assert deep == SpecConfig("draft", 1, tree_shape="static", tree_paths=((0,), (1,)))
+    assert deep.config_hash == SpecConfig("draft", 1, tree_shape="static", tree_paths=((0,), (1,))).config_hash
+
+
 def test_config_is_frozen_and_hashable() -> None:
     config = SpecConfig(drafter="draft", draft_length=4)
     assert {config: 1}[SpecConfig(drafter="draft", draft_length=4)] == 1
@@ -190,13 +201,13 @@ def test_config_is_frozen_and_hashable() -> None:
         ({"tree_nodes": 513}, "tree_nodes"),
         ({"tree_paths": ((-1,),)}, "tree_paths"),
         ({"tree_paths": ((),)}, "tree_paths"),
-        ({"tree_paths": "00"}, "tree_paths"),
+        ({"tree_paths": 3}, "tree_paths"),
         ({"entropy_form": "shannon"}, "entropy_form"),
         ({"adaptive_goal": 1.5}, "adaptive_goal"),
         ({"drafter": "d", "draft_length": 4, "tree_shape": "static"}, "tree_paths"),
         ({"drafter": "d", "draft_length": 4, "tree_shape": "static", "tree_paths": ((0, 0),)}, "beginning"),
         ({"drafter": "d", "draft_length": 4, "tree_shape": "static", "tree_paths": ((0,), (0,))}, "different"),
-        ({"drafter": "d", "draft_length": 1, "tree_shape": "static", "tree_paths": ((0,), (0, 0))}, "draft_length"),
+        ({"tree_paths": "0 1 0.x"}, "tree_paths"),
         ({"drafter": "d", "draft_length": 4, "tree_shape": "beam", "accept_rule": "block"}, "'block' serves chains"),
         ({"drafter": "d", "draft_length": 4, "tree_shape": "beam", "stop_rule": "entropy"}, "'entropy'"),
         ({"combine": "vote"}, "combine"),

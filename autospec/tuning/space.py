@@ -19,6 +19,7 @@ from optuna.distributions import BaseDistribution
 from autospec.config import SamplingParams, SpecConfig
 from autospec.errors import ConfigError
 from autospec.paths import data_dir
+from autospec.rules import ACCEPT_RULES
 from autospec.tuning.knobs import DECODING, Choices, Constraint, Knob, Params, Range, Value
 from autospec.tuning.space_file import drafter_rule, near, read_space
 
@@ -80,7 +81,7 @@ class SearchSpace:
             raise ConfigError([f"{fault} (under {decoding} decoding)" for fault in error.faults]) from error
 
     def check(self, drafters: Iterable[str]) -> None:
-        """Refuse a space whose drafters a decoder has not.
+        """Refuse a space whose drafters a decoder has not, and one with lossy rules, whose loss nothing measures yet.
 
         Raises:
             ConfigError: With the nearest names it has.
@@ -92,6 +93,14 @@ class SearchSpace:
             if knob.name == "drafter" and isinstance(knob.domain, Choices)
             for name in dict.fromkeys(part for choice in knob.domain.values for part in str(choice).split("+"))
             if name not in known
+        ]
+        faults += [
+            f"{self._place(knob.line)}`knobs.accept_rule.choices`: a study must keep the target's output, but rule "
+            f"{name!r} is lossy: {ACCEPT_RULES[str(name)].guarantee}"
+            for knob in self.knobs
+            if knob.name == "accept_rule"
+            for name in knob.domain.grid() or ()
+            if not ACCEPT_RULES[str(name)].is_lossless
         ]
         if faults:
             raise ConfigError(faults)
@@ -139,7 +148,7 @@ class SearchSpace:
         params: Params = {}
         for knob in self.knobs:
             if knob.applies(params):
-                value: Value = getattr(config, knob.name)
+                value = _paths_choice(knob, config) if knob.name == "tree_paths" else getattr(config, knob.name)
                 if not knob.domain.contains(value):
                     return None
                 params[knob.name] = value
@@ -255,3 +264,11 @@ def _find(path: str | Path) -> Path:
     raise ConfigError(
         f"a search space must be a file or one of {list(shipped)}, but got {str(path)!r}{near(str(path), shipped)}"
     )
+
+
+def _paths_choice(knob: Knob, config: SpecConfig) -> Value:
+    """Return the text that gives a configuration its rank paths, of which those longer than a draft are cut off."""
+    texts = (
+        text for text in knob.domain.grid() or () if replace(config, tree_paths=text).tree_paths == config.tree_paths
+    )
+    return next(texts, "")

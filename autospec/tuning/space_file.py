@@ -20,7 +20,13 @@ from autospec.errors import ConfigError
 from autospec.tuning.knobs import DECODING, DECODING_VALUES, Choices, Condition, Constraint, Knob, Range, Value
 
 _FIELD_TYPES = {field.name: str(field.type) for field in fields(SpecConfig)}
-_PROBE: Mapping[str, Value] = {"drafter": "any", "draft_length": 1, "ngram_min": 1, "ngram_max": 10**6}
+_PROBE: Mapping[str, Value] = {
+    "drafter": "any",
+    "draft_length": 1,
+    "ngram_min": 1,
+    "ngram_max": 10**6,
+    "tree_paths": "0",
+}
 
 
 def near(name: str, known: Iterable[str]) -> str:

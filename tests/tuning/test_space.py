@@ -132,7 +132,7 @@ def test_chain_holds_what_it_says():
     assert not space.contains(SpecConfig("ngram", 10, stop_rule="confidence", stop_threshold=0.4))
 
 
-@pytest.mark.parametrize("name", ["chain", "smoke"])
+@pytest.mark.parametrize("name", ["chain", "smoke", "tree", "drafters", "full"])
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLING])
 def test_every_shipped_space_gives_valid_configurations(name: str, sampling: SamplingParams):
     space = SearchSpace.load(name).under(sampling)
@@ -176,7 +176,7 @@ def test_the_hash_ignores_comments_and_sees_values(tmp_path: Path):
 
 
 def test_an_unknown_name_lists_what_ships():
-    with pytest.raises(ConfigError, match=r"\['chain', 'smoke'\].*did you mean `chain`"):
+    with pytest.raises(ConfigError, match=r"\['chain', 'drafters', 'full', 'smoke', 'tree'\].*did you mean `chain`"):
         SearchSpace.load("chian")
 
 
@@ -201,3 +201,10 @@ def test_optuna_can_fill_every_knob():
         assert space.config(trial.params) == config
         assert space.contains(config)
     assert good > 20
+
+
+def test_a_space_with_a_lossy_rule_is_refused_with_its_guarantee() -> None:
+    space = SearchSpace([DRAFTER, LENGTH, Knob("accept_rule", Choices(("exact", "typical")))])
+    with pytest.raises(ConfigError, match=r"rule 'typical' is lossy: \S") as caught:
+        space.check(["draft", "ngram"])
+    assert len(caught.value.faults) == 1

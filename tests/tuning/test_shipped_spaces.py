@@ -1,0 +1,30 @@
+"""What ships in search_spaces/ runs on what ships in pocket/: no trial is wasted on what the engine refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from autospec import pocket
+from autospec.config import SamplingParams
+from autospec.engine.decoder import SpeculativeDecoder
+from autospec.tuning.space import SearchSpace
+
+GREEDY, SAMPLED = SamplingParams(), SamplingParams(temperature=0.8, top_p=0.95)
+BUILT_IN = {name: name for name in ("ngram", "suffix", "recycling", "early_exit")}
+
+
+@pytest.fixture(scope="module")
+def decoder() -> SpeculativeDecoder:
+    return SpeculativeDecoder.from_pretrained(pocket.target_path(), {"draft": pocket.draft_path(), **BUILT_IN})
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("name", ["chain", "smoke", "tree", "drafters", "full"])
+def test_the_engine_takes_whatever_is_drawn(name: str, sampling: SamplingParams, decoder: SpeculativeDecoder) -> None:
+    space, rng = SearchSpace.load(name).under(sampling), np.random.default_rng(1)
+    space.check(decoder.drafters)
+    for _ in range(200):
+        params = space.draw(rng)
+        assert params is not None
+        decoder.check(space.config(params))

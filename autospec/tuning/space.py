@@ -268,7 +268,8 @@ def _find(path: str | Path) -> Path:
 
 def _paths_choice(knob: Knob, config: SpecConfig) -> Value:
     """Return the text that gives a configuration its rank paths, of which those longer than a draft are cut off."""
-    texts = (
-        text for text in knob.domain.grid() or () if replace(config, tree_paths=text).tree_paths == config.tree_paths
-    )
-    return next(texts, "")
+    for text in knob.domain.grid() or ():
+        changes: dict[str, Any] = {"tree_paths": text}
+        if replace(config, **changes).tree_paths == config.tree_paths:
+            return text
+    return ""

@@ -80,11 +80,12 @@ class Session:
     def _prefill(self) -> list[int]:
         started = perf_counter()
         input_ids, wants = torch.tensor([self._text]), self._needs
-        if wants.anything:
+        if wants.hidden_layers:
             logits, hidden = self._target.forward_with_hidden(input_ids, self.cache, wants.hidden_layers)
-            self._trail = Trail(0, logits[0], hidden[0] if wants.hidden_layers else None)
+            self._trail = Trail(0, logits[0], hidden[0])
         else:
-            logits = self._target.forward(input_ids, self.cache, num_logits=1)
+            logits = self._target.forward(input_ids, self.cache, num_logits=0 if wants.logits else 1)
+            self._trail = Trail(0, logits[0], None) if wants.logits else None
         tokens = [self._choose(logits[0, -1:])]
         self.stats.prefill_seconds = perf_counter() - started
         return self._commit(tokens)

@@ -292,7 +292,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 # What differs between architectures is the target's side, so one of them sees every pair every day, those that people
-# run most every name, and the others a few cases.
+# run most every name, and the others a few cases. Tests of a distribution cost thousands of outputs: every name.
 PAIRED_WORLD, NAMED_WORLDS = "llama", ("qwen3", "gpt2", "gpt_neox", "pocket")
 NAMED = {case for cases in TABLES.values() for case in covering(cases, names_of)}
 OTHERS_RUN = {
@@ -309,8 +309,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         world = params.get("world", PAIRED_WORLD)
-        quick = NAMED if world in NAMED_WORLDS else OTHERS_RUN
-        if world != PAIRED_WORLD and params.get("case", params.get("drafting")) not in quick:
+        case = params.get("case", params.get("drafting"))
+        is_distribution = item.path.name == "test_distribution.py" and case is not None
+        quick = NAMED if world in NAMED_WORLDS or is_distribution else OTHERS_RUN
+        if (world != PAIRED_WORLD or is_distribution) and case not in quick:
             item.add_marker(pytest.mark.slow)
 
 

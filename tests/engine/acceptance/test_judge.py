@@ -97,7 +97,7 @@ class TopDrafter(SmallModelDrafter):
 
     def propose(self, max_length: int) -> TokenTree:
         tree = super().propose(max_length)
-        texts = {-1: self._context}
+        texts = {-1: self.running.text}
         for node, parent in enumerate(tree.parents):
             texts[node] = [*texts[parent], int(tree.token_ids[node])]
         rows = [self.model.logits[tuple(texts[parent][-2:])] for parent in tree.parents]  # type: ignore[attr-defined]

@@ -64,6 +64,6 @@ def test_the_signatures_of_the_public_contract() -> None:
     assert _parameters(autospec.tune) == [
         "decoder", "workload", "space", "output_dir", "settings", "tracker", "on_event", "command",
     ]  # fmt: skip
-    assert _parameters(autospec.load_workload) == ["source"]
+    assert _parameters(autospec.load_workload) == ["source", "count_tokens"]
     assert _parameters(autospec.WorkloadSource)[0] == "path"
     assert _parameters(autospec.SamplingParams) == ["temperature", "top_p", "top_k", "seed"]

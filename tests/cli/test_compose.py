@@ -104,7 +104,8 @@ def test_drafters_can_be_added_and_dropped_by_name() -> None:
         "tune", ["model.drafters.small=/x", "model.drafters={other: y}", "model.drafters.draft=null"]
     )
     assert composed.faults == []
-    assert composed.values["model"]["drafters"] == {"draft": None, "ngram": "ngram", "small": "/x", "other": "y"}
+    built_in = {name: name for name in ("ngram", "suffix", "recycling", "early_exit")}
+    assert composed.values["model"]["drafters"] == {"draft": None, **built_in, "small": "/x", "other": "y"}
 
 
 def test_lists_of_tables_are_composed() -> None:

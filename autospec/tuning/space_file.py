@@ -108,9 +108,10 @@ class _Reader:
         good = [self._check_value(item, key, name, value) for item, value in zip(items, values, strict=True)]
         if name == "drafter" and self._drafters is not None:
             for item, value in zip(items, values, strict=True):
-                if value not in self._drafters:
-                    self._fault(item, key, drafter_rule(value, self._drafters))
-                    good.append(False)
+                for part in str(value).split("+"):
+                    if part not in self._drafters:
+                        self._fault(item, key, drafter_rule(part, self._drafters))
+                        good.append(False)
         return Choices(tuple(values)) if all(good) else None
 
     def _range(self, name: str, parts: Mapping[str, yaml.Node]) -> Range | None:

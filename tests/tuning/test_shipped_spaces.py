@@ -22,8 +22,7 @@ def decoder() -> SpeculativeDecoder:
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("name", ["chain", "smoke", "tree", "drafters", "full"])
 def test_the_engine_takes_whatever_is_drawn(name: str, sampling: SamplingParams, decoder: SpeculativeDecoder) -> None:
-    space, rng = SearchSpace.load(name).under(sampling), np.random.default_rng(1)
-    space.check(decoder.drafters)
+    space, rng = SearchSpace.load(name, decoder.drafters).under(sampling), np.random.default_rng(1)
     for _ in range(200):
         params = space.draw(rng)
         assert params is not None

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -23,7 +24,7 @@ from autospec.rules import ACCEPT_RULES
 from autospec.tuning.knobs import DECODING, Choices, Constraint, Knob, Params, Range, Value
 from autospec.tuning.space_file import drafter_rule, near, read_space
 
-MAX_COUNTED = 200_000
+MAX_COUNTED = 50_000
 _MAX_DRAWS = 500
 
 
@@ -160,15 +161,12 @@ class SearchSpace:
         return self.to_params(config) is not None
 
     def size(self) -> int | None:
-        """Return how many distinct configurations there are; None for a continuum or more than 200,000."""
+        """Return how many distinct configurations there are; None for a continuum or over 50,000 combinations."""
         if any(knob.domain.grid() is None for knob in self.knobs):
             return None
-        seen = set()
-        for config in self._walk():
-            seen.add(config)
-            if len(seen) > MAX_COUNTED:
-                return None
-        return len(seen)
+        if sum(1 for _ in islice(self._combinations(), MAX_COUNTED + 1)) > MAX_COUNTED:
+            return None
+        return len(set(self._walk()))
 
     def draw(self, rng: np.random.Generator) -> Params | None:
         """Return random values that break no constraint; None where they could not be found."""
@@ -190,22 +188,29 @@ class SearchSpace:
 
     def _walk(self) -> Iterator[SpecConfig]:
         """Yield every configuration of a grid; a continuous knob stands at its lower end."""
+        for params in self._combinations():
+            config = self._try(params)
+            if config is not None:
+                yield config
+
+    def _combinations(self) -> Iterator[Params]:
+        """Yield the values of every combination that breaks no constraint; `SpecConfig` may still refuse them."""
+        ending = {knob.name: [one for one in self.constraints if knob.name in one.knobs] for knob in self.knobs}
 
         def extend(index: int, params: Params) -> Iterator[Params]:
             if index == len(self.knobs):
-                yield dict(params)
+                yield params
                 return
             knob = self.knobs[index]
             if not knob.applies(params):
                 yield from extend(index + 1, params)
                 return
             for value in knob.domain.grid() or (_low(knob),):
-                yield from extend(index + 1, {**params, knob.name: value})
+                longer = {**params, knob.name: value}
+                if all(one.holds(longer) for one in ending[knob.name]):
+                    yield from extend(index + 1, longer)
 
-        for params in extend(0, {}):
-            config = self._try(params)
-            if config is not None:
-                yield config
+        return extend(0, {})
 
     def _try(self, params: Mapping[str, Value]) -> SpecConfig | None:
         try:

@@ -35,6 +35,12 @@ def test_size_counts_distinct_configurations():
     assert SearchSpace([DRAFTER, off, NGRAM_MAX]).size() == 17  # length 0 is one configuration, whoever drafts
 
 
+def test_a_space_too_large_to_count_is_not_counted():
+    knobs = [DRAFTER, *(Knob(name, Range(1, 40, 1, False, True)) for name in ("draft_length", "tree_width"))]
+    assert SearchSpace(knobs).size() == 2 * 40  # the width has no effect on chains
+    assert SearchSpace([*knobs, Knob("tree_nodes", Range(1, 40, 1, False, True))]).size() is None
+
+
 def test_size_of_a_float_is_counted_by_its_step_and_unknown_without_one():
     rule = Knob("stop_rule", Choices(("confidence",)))
     stepped = Knob("stop_threshold", Range(0.1, 0.9, 0.2, False, False))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context, rcdefaults
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -26,6 +27,7 @@ from autospec.report.run import RunFiles, Trial, counts, estimate, read_run
 PALETTE = ("#0b6fb8", "#d9730d", "#2e8b57", "#8a4fbf", "#b8336a", "#4c6a78")
 INK, MUTED, GRID, BAND = "#1f2933", "#66727f", "#e3e8ee", "#dfe6ee"
 DPI = 160
+LEGEND_INCHES = 1.8  # room for one entry of a legend
 RATIOS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0)
 MIN_TESTED = 20  # a position reached less often says too little to be drawn
 STYLE: dict[Any, Any] = {
@@ -264,7 +266,13 @@ def _length_line(axes: Axes, shift: float, colour: str, group: Sequence[Measurem
 
 def _drafter_legend(figure: Figure, colours: dict[str, str]) -> None:
     handles = [Line2D([], [], color=colour, marker="o", ms=5, lw=1.6, label=name) for name, colour in colours.items()]
-    figure.legend(handles=handles, loc="outside lower left", ncols=len(handles))
+    _legend(figure, handles)
+
+
+def _legend(figure: Figure, handles: Sequence[Artist]) -> None:
+    """Put a legend below, in as many rows as the figure's width asks for."""
+    ncols = min(len(handles), max(1, int(figure.get_figwidth() / LEGEND_INCHES)))
+    figure.legend(handles=handles, loc="outside lower left", ncols=ncols)
 
 
 def _history_legend(axes: Axes, colours: dict[str, str], trials: Sequence[Trial]) -> None:
@@ -275,4 +283,6 @@ def _history_legend(axes: Axes, colours: dict[str, str], trials: Sequence[Trial]
         handles.append(Line2D([], [], mfc="white", mec=MUTED, mew=1.4, marker="o", ls="", ms=6, label="pruned"))
     if "failed" in states:
         handles.append(Line2D([], [], color=PALETTE[4], marker="x", mew=1.8, ls="", ms=7, label="failed"))
-    axes.figure.legend(handles=handles, loc="outside lower left", ncols=len(handles))
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    _legend(figure, handles)

@@ -123,3 +123,18 @@ def test_drawing_needs_no_pyplot_optuna_or_torch(folder):
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_legend_of_many_drafters_stays_inside_the_figure(write_run):
+    names = ("ngram", "suffix", "recycling", "early_exit", "ngram+draft", "suffix+recycling")
+    trials = [
+        (SpecConfig(drafter=name, draft_length=4), number, prompt, 0.5)
+        for number, name in enumerate(names, start=1)
+        for prompt in PROMPTS
+    ]
+    run = read_run(write_run(*[(OFF, 0, prompt, 1.0) for prompt in PROMPTS], *trials))
+    for figure in (optimisation_history(run), speed_by_draft_length(run)):
+        figure.draw_without_rendering()
+        legend = figure.legends[0].get_window_extent()
+        assert len(figure.legends[0].get_texts()) >= len(names)
+        assert figure.bbox.x0 <= legend.x0 < legend.x1 <= figure.bbox.x1

@@ -143,8 +143,16 @@ class Trainer:
         self.branched_at = self.tokens_seen
 
     def start_from(self, weights: Mapping[str, Tensor], tokens_seen: int, curve: Sequence[Sequence[float]]) -> None:
-        """Start from bare weights, trained on `tokens_seen` tokens; the optimizers begin afresh."""
-        self.model.load_state_dict(weights)
+        """Start from bare weights, trained on `tokens_seen` tokens; the optimizers begin afresh.
+
+        Raises:
+            TrainingError: They are of another shape.
+        """
+        try:
+            self.model.load_state_dict(weights)
+        except RuntimeError as error:
+            first = str(error).strip().splitlines()[-1].strip()
+            raise TrainingError(f"weights to go on from must have the shape of the recipe, but: {first}") from error
         self.tokens_seen, self.curve = tokens_seen, [(int(seen), loss) for seen, loss in curve]
 
     def _restore(self, state: dict[str, Any]) -> None:

@@ -110,6 +110,24 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing(packed: np.nda
     assert not (tmp_path / "run.pt").exists()
 
 
+def test_bare_weights_start_a_run_with_fresh_optimizers(packed: np.ndarray, tmp_path: Path) -> None:
+    run, other = make(packed, tmp_path / "run.pt", schedule(256)), make(packed, tmp_path / "other.pt", schedule(256))
+    other.run()
+    run.start_from(other.model.state_dict(), 256, [[256, 2.5]])
+    assert (run.tokens_seen, run.curve) == (256, [(256, 2.5)])
+    for mine, theirs in zip(run.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert all(not optimizer.state for optimizer in run.optimizers)
+
+
+def test_weights_of_another_shape_are_refused(packed: np.ndarray, tmp_path: Path) -> None:
+    run = make(packed, tmp_path / "run.pt", schedule(256))
+    weights = run.model.state_dict()
+    weights["lm_head.weight"] = weights["lm_head.weight"][:, :-1]
+    with pytest.raises(TrainingError, match=r"must have the shape of the recipe, but: .*lm_head\.weight"):
+        run.start_from(weights, 0, [])
+
+
 def test_matrices_of_the_layers_go_to_muon_and_nothing_is_forgotten(tiny_model) -> None:
     muon, adamw = trainer.make_optimizers(tiny_model, schedule(256))
     count = [sum(w.numel() for group in one.param_groups for w in group["params"]) for one in (muon, adamw)]

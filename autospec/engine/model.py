@@ -108,9 +108,8 @@ class CausalLM:
         Returns:
             Logits [batch, num_logits or n, vocab].
         """
-        options: dict[str, Any] = {"logits_to_keep": num_logits} if self._keeps_logits else {}
-        logits: Tensor = self._run(input_ids, cache, tree_mask, depths, options).logits
-        return logits[:, -num_logits:] if num_logits else logits
+        logits: Tensor = self._run(input_ids, cache, tree_mask, depths, self._keeping(num_logits)).logits
+        return logits[:, -num_logits:]  # all of them where it is 0
 
     @torch.inference_mode()
     def forward_with_hidden(
@@ -119,22 +118,29 @@ class CausalLM:
         cache: KVCache,
         layers: Sequence[int],
         *,
+        num_logits: int = 0,
         tree_mask: Tensor | None = None,
         depths: Sequence[int] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Run new tokens and return all logits [batch, n, vocab] and hidden states [batch, n, width * len(layers)].
+        """Run new tokens and return logits as `forward` does, and hidden states [batch, n, width * len(layers)].
 
         Args:
             input_ids: As for `forward`, like the rest.
             cache: Advanced by n.
             layers: Which hidden states, side by side: 0 the embeddings, i the output of layer i - 1, -1 the last,
                 normalised one.
+            num_logits: See `forward`.
             tree_mask: See `forward`.
             depths: See `forward`.
         """
-        output = self._run(input_ids, cache, tree_mask, depths, {"output_hidden_states": True})
+        options = {**self._keeping(num_logits), "output_hidden_states": True}
+        output = self._run(input_ids, cache, tree_mask, depths, options)
         chosen = [output.hidden_states[layer] for layer in layers]
-        return output.logits, torch.cat(chosen, dim=-1) if chosen else output.logits[..., :0]
+        return output.logits[:, -num_logits:], torch.cat(chosen, dim=-1) if chosen else output.logits[..., :0]
+
+    def _keeping(self, num_logits: int) -> dict[str, Any]:
+        """Return what tells the model to compute the last logits only, where it can be told."""
+        return {"logits_to_keep": num_logits} if self._keeps_logits else {}
 
     def _run(
         self,

@@ -80,12 +80,14 @@ class Session:
     def _prefill(self) -> list[int]:
         started = perf_counter()
         input_ids, wants = torch.tensor([self._text]), self._needs
-        if wants.hidden_layers:
-            logits, hidden = self._target.forward_with_hidden(input_ids, self.cache, wants.hidden_layers)
-            self._trail = Trail(0, logits[0], hidden[0])
+        num_logits = 0 if wants.logits else 1  # those of a whole prompt would be large
+        hidden = None
+        if layers := wants.hidden_layers:
+            logits, hidden = self._target.forward_with_hidden(input_ids, self.cache, layers, num_logits=num_logits)
         else:
-            logits = self._target.forward(input_ids, self.cache, num_logits=0 if wants.logits else 1)
-            self._trail = Trail(0, logits[0], None) if wants.logits else None
+            logits = self._target.forward(input_ids, self.cache, num_logits=num_logits)
+        if wants.anything:
+            self._trail = Trail(0, logits[0] if wants.logits else None, None if hidden is None else hidden[0])
         tokens = [self._choose(logits[0, -1:])]
         self.stats.prefill_seconds = perf_counter() - started
         return self._commit(tokens)
@@ -144,7 +146,8 @@ class Session:
     def _trail_of(self, root: int, slots: list[int], logits: Tensor, hidden: Tensor | None) -> Trail | None:
         if not self._needs.anything:
             return None
-        return Trail(root, logits[slots], None if hidden is None else hidden[slots])
+        own = logits[slots] if self._needs.logits else None
+        return Trail(root, own, None if hidden is None else hidden[slots])
 
     def _choose(self, logits: Tensor) -> int:
         """Return the target's own next token from logits [1, vocab]."""

@@ -52,6 +52,9 @@ def test_logits_equal_the_model_s_own(kind: str, tiny_model: Any) -> None:
     last = model.forward(ids, KVCache(20), num_logits=2)
     torch.testing.assert_close(last, expected[:, -2:], rtol=1e-4, atol=1e-4)
     assert last.shape == (1, 2, 64)
+    last, hidden = model.forward_with_hidden(ids, KVCache(20), (0, -1), num_logits=2)
+    torch.testing.assert_close(last, expected[:, -2:], rtol=1e-4, atol=1e-4)
+    assert hidden.shape == (1, len(PROMPT), 2 * model.width)
 
 
 @pytest.mark.parametrize("shape", ["chain", "best_first"])

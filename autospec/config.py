@@ -27,6 +27,7 @@ from autospec.rules import (
 MAX_DRAFT_LENGTH = 64
 MAX_TREE_NODES = 512
 MAX_SUFFIX_DEPTH = 64
+MAX_LOOKAHEAD_WINDOW = 256
 
 Paths = tuple[tuple[int, ...], ...]
 
@@ -158,6 +159,8 @@ class SpecConfig:
         draft_length_start: Length of the first draft under `heuristic`.
         accept_rule: Which drafted tokens are kept; see `autospec.rules.ACCEPT_RULES`. Under greedy decoding all
             lossless rules keep the same tokens. A lossy rule is used only where it is asked for.
+        lookahead_window: Of `lookahead`, W: guesses in a window, and tokens of the text between two windows.
+        lookahead_ngram: Of `lookahead`, N: tokens of an n-gram; N - 1 of them are drafted.
         accept_threshold: Of `typical` (published: 0.09), `lenient`, `margin` (0.9) and `contrastive` (0.1); see
             `autospec.rules.ACCEPT_RULES`. In [0, 1], larger is stricter.
         accept_delta: Of `typical` (0.3; larger is stricter), `relaxed` (0.6; larger is looser) and `contrastive` (0.5;
@@ -199,6 +202,8 @@ class SpecConfig:
     suffix_factor: float = 1.0
     suffix_min_prob: float = 0.1
     suffix_depth: int = 24
+    lookahead_window: int = 15
+    lookahead_ngram: int = 5
     accept_threshold: float = 0.5
     accept_delta: float = 0.3
     accept_top: int = 2
@@ -253,6 +258,8 @@ class SpecConfig:
             ("suffix_factor", 0, MAX_DRAFT_LENGTH),
             ("suffix_min_prob", 0, 1),
             ("suffix_depth", 1, MAX_SUFFIX_DEPTH),
+            ("lookahead_window", 2, MAX_LOOKAHEAD_WINDOW),
+            ("lookahead_ngram", 2, MAX_DRAFT_LENGTH + 1),
             ("accept_threshold", 0, 1),
             ("accept_delta", 0, 1),
             ("accept_top", 1, MAX_TREE_NODES),
@@ -374,6 +381,8 @@ class SpecConfig:
             words.append(f"exit {self.exit_layer}")
         if "suffix" in self.drafter_names:
             words.append(f"s{self.suffix_depth} {self.suffix_factor:g} {self.suffix_min_prob:g}")
+        if "lookahead" in self.drafter_names:
+            words.append(f"w{self.lookahead_window} n{self.lookahead_ngram}")
         if self.tree_paths:
             words.append(f"{self.tree_shape} {len(self.tree_paths)}")
         elif self.tree_shape != "chain":

@@ -201,6 +201,7 @@ DRAFTER_KINDS = {
     "block": DrafterFacts(True, "layers that fill a block of masks in one pass (DFlash, z-lab/dflash)"),
     "eagle": DrafterFacts(True, "a layer that continues the target's features (2401.15077, 2503.01840)"),
     "early_exit": DrafterFacts(False, "the target's own first layers, or those named, under its head (2404.16710)"),
+    "lookahead": DrafterFacts(False, "n-grams of the target's own guesses at what comes later (2402.02057)"),
     "medusa": DrafterFacts(True, "heads that each guess one token further ahead (2401.10774)"),
     "ngram": DrafterFacts(False, "copies what followed the last time the text ended like this (prompt lookup)"),
     "suffix": DrafterFacts(

@@ -16,6 +16,7 @@ from autospec.engine.drafters import (
     Drafter,
     EagleDrafter,
     EarlyExitDrafter,
+    LookaheadDrafter,
     MedusaDrafter,
     NgramDrafter,
     RecyclingDrafter,
@@ -60,6 +61,10 @@ def _early_exit(path: str, context: LoadContext) -> Drafter:
     return EarlyExitDrafter.parse(context.target, path)
 
 
+def _lookahead(path: str, context: LoadContext) -> Drafter:
+    return LookaheadDrafter(context.target)
+
+
 def _medusa(path: str, context: LoadContext) -> Drafter:
     return MedusaDrafter.load(path, context.target)
 
@@ -100,6 +105,7 @@ MAKERS: dict[str, Callable[[str, LoadContext], Drafter]] = {
     "block": _block,
     "eagle": _eagle,
     "early_exit": _early_exit,
+    "lookahead": _lookahead,
     "medusa": _medusa,
     "ngram": _ngram,
     "suffix": _suffix,

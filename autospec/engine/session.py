@@ -17,7 +17,6 @@ from autospec.engine.acceptance import Judge, Verdict
 from autospec.engine.cache import KVCache
 from autospec.engine.costs import CONSTANT_COSTS, CostCurve
 from autospec.engine.drafters.base import Drafter, DraftPlan, Needs, Trail
-from autospec.engine.drafters.slots import num_run_nodes
 from autospec.engine.model import CausalLM
 from autospec.engine.termination import Stopping
 from autospec.engine.tree import TokenTree
@@ -58,8 +57,8 @@ class Session:
         capacity = len(job.prompt_ids) + job.max_new_tokens
         target.check_length(capacity)
         self._needs = drafter.needs if drafter is not None else Needs()
-        num_drafted = num_run_nodes(job.config) if self._needs.target_slots else 0
-        self.cache = KVCache(capacity + max(_num_branches(job.config), num_drafted))
+        num_beside = max(_num_branches(job.config), self._needs.target_slots(job.config))
+        self.cache = KVCache(capacity + num_beside)
         self._capacity = capacity
         self._stopping = Stopping(job.config, job.costs)
         self._judge = Judge(job.config, job.sampling, job.seed)

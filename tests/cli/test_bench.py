@@ -107,8 +107,8 @@ def test_all_faults_come_at_once_and_nothing_is_made(
         "`configs[2]`: `0 <= draft_length <= 64` must hold",
         "no.json cannot be used as a policy",
         "no.jsonl",
-        "`drafter` must be one of ['draft', 'early_exit', 'ngram', 'recycling', 'suffix'], but got 'drft'; "
-        "did you mean `draft`?",
+        "`drafter` must be one of ['draft', 'early_exit', 'lookahead', 'ngram', 'recycling', 'suffix'], "
+        "but got 'drft'; did you mean `draft`?",
     ):
         assert part in message
     assert list(in_empty_folder.iterdir()) == []

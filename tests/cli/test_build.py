@@ -55,7 +55,7 @@ def test_what_is_no_configuration_is_refused(value: Any) -> None:
 def test_the_embedded_model_is_that_of_the_configuration() -> None:
     model = build.embedded_model("bench")
     assert model.target == "pocket/target"
-    built_in = {name: name for name in ("ngram", "suffix", "recycling", "early_exit")}
+    built_in = {name: name for name in ("ngram", "suffix", "recycling", "early_exit", "lookahead")}
     assert model.named_drafters == {"draft": "pocket/draft", **built_in}
 
 

@@ -104,7 +104,7 @@ def test_drafters_can_be_added_and_dropped_by_name() -> None:
         "tune", ["model.drafters.small=/x", "model.drafters={other: y}", "model.drafters.draft=null"]
     )
     assert composed.faults == []
-    built_in = {name: name for name in ("ngram", "suffix", "recycling", "early_exit")}
+    built_in = {name: name for name in ("ngram", "suffix", "recycling", "early_exit", "lookahead")}
     assert composed.values["model"]["drafters"] == {"draft": None, **built_in, "small": "/x", "other": "y"}
 
 

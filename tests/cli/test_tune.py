@@ -162,7 +162,7 @@ def test_a_space_with_a_drafter_that_is_not_there_is_a_fault_before_loading(
     fake: FakeTune, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["tune", *QUIET, "model.drafters.draft=null"]) == 2
-    known = "['early_exit', 'ngram', 'recycling', 'suffix']"
+    known = "['early_exit', 'lookahead', 'ngram', 'recycling', 'suffix']"
     assert f"must name drafters of the decoder {known}, but got 'draft'" in capsys.readouterr().err
     assert fake.calls == []
 

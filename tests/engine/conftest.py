@@ -25,6 +25,7 @@ from autospec.engine.drafters import (
     DatastoreDrafter,
     Drafter,
     DraftPlan,
+    LookaheadDrafter,
     NgramDrafter,
     RecyclingDrafter,
     SmallModelDrafter,
@@ -173,9 +174,12 @@ DRAFTERS: dict[str, Callable[[Any], Drafter]] = {
     "suffix": lambda model: SuffixDrafter(rollouts(model)),
     "recycling": lambda model: RecyclingDrafter(),
     "datastore": lambda model: DatastoreDrafter(Datastore.of(rollouts(model))),
+    "lookahead": lambda model: LookaheadDrafter(model),
     "fallback": lambda model: CombinedDrafter(retrieval_and_model(model), "fallback"),
     "merge": lambda model: CombinedDrafter(retrieval_and_model(model), "merge"),
 }
+OF_THE_TARGET = {"lookahead"}  # made of the target itself, not of something that drafts like it
+KNOBS: dict[str, dict[str, Any]] = {"lookahead": {"lookahead_window": 4, "lookahead_ngram": 4}}  # of short texts
 STOPPING: dict[str, dict[str, Any]] = {
     "static": {},
     "confidence": {"stop_threshold": 0.5},
@@ -228,18 +232,19 @@ class Case:
         shape = {"tree_shape": self.shape, **SHAPES[self.shape]}
         if "tree_paths" in shape:
             shape["tree_paths"] = tuple(path for path in shape["tree_paths"] if len(path) <= draft_length)
-        return SpecConfig(drafter=self.drafter, draft_length=draft_length, **rules, **shape)
+        knobs = KNOBS.get(self.drafter, {})
+        return SpecConfig(drafter=self.drafter, draft_length=draft_length, **rules, **shape, **knobs)
 
     @property
     def acceptance(self) -> dict[str, Any]:
         return {"accept_rule": self.accept_rule, **ACCEPTING[self.accept_rule]}
 
-    def make_drafter(self, model: Any) -> Drafter:
-        return DRAFTERS[self.drafter](model)
+    def make_drafter(self, small: Any, target: Any) -> Drafter:
+        return DRAFTERS[self.drafter](target if self.drafter in OF_THE_TARGET else small)
 
     @property
     def can_run(self) -> bool:
-        drafter = self.make_drafter(TableLM(make_table(0)))
+        drafter = self.make_drafter(TableLM(make_table(0)), TableLM(make_table(0)))
         fits = self.stop_rule in TREE_SHAPES[self.shape].stop_rules and self.shape in drafter.shapes
         rule = self.acceptance["accept_rule"]
         serves = self.shape in ACCEPT_RULES[rule].shapes

@@ -67,7 +67,7 @@ def test_plain_sampling_follows_the_target(plain: Any, laws: Any, chi_square: An
 def test_the_engine_leaves_the_distribution_unchanged(
     case: Any, target: Any, small: Any, plain: Any, laws: Any, chi_square: Any
 ) -> None:
-    decoder = SpeculativeDecoder(target, {case.drafter: case.make_drafter(small)})
+    decoder = SpeculativeDecoder(target, {case.drafter: case.make_drafter(small, target)})
     config = case.config(DRAFT_LENGTH)
     if case.accept_rule == "exact":  # the very outputs of plain sampling, seed by seed
         assert generate(decoder, config, PLAIN, NUM_FEW_SEEDS) == plain[PLAIN][:NUM_FEW_SEEDS]
@@ -78,7 +78,7 @@ def test_the_engine_leaves_the_distribution_unchanged(
 def test_temperature_top_k_and_top_p_act_on_both_sides(
     accepting: Any, target: Any, small: Any, laws: Any, chi_square: Any
 ) -> None:
-    decoder = SpeculativeDecoder(target, {accepting.drafter: accepting.make_drafter(small)})
+    decoder = SpeculativeDecoder(target, {accepting.drafter: accepting.make_drafter(small, target)})
     outputs = generate(decoder, accepting.config(DRAFT_LENGTH), FILTERED, NUM_FEW_SEEDS)
     assert chi_square(Counter(outputs), laws[FILTERED]) > 1e-3
 

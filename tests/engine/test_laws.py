@@ -57,7 +57,7 @@ class World:
         )
 
     def decoder(self, case: Any) -> SpeculativeDecoder:
-        return SpeculativeDecoder(self.target, {case.drafter: case.make_drafter(self.small)})
+        return SpeculativeDecoder(self.target, {case.drafter: case.make_drafter(self.small, self.target)})
 
 
 def pocket_world() -> World:
@@ -151,7 +151,7 @@ def assert_equals_fresh_prefill(model: CausalLM, cache: KVCache, text: Sequence[
 
 
 def test_the_caches_equal_a_fresh_prefill_after_every_commit(world: World, case: Any) -> None:
-    drafter = case.make_drafter(world.small)
+    drafter = case.make_drafter(world.small, world.target)
     prompt = world.prompts[0]
     session = Session(world.target, drafter, Job(tuple(prompt), case.config(DRAFT_LENGTH), SAMPLED, 5, NUM_TOKENS))
     text = list(prompt)
@@ -176,6 +176,14 @@ def trail_of(target: CausalLM, drafter: Drafter, text: list[int], first: int) ->
     return Trail(first, logits[0, first:], hidden[0, first:] if needs.hidden_layers else None)
 
 
+def follow(target: CausalLM, drafter: Drafter, plan: DraftPlan, text: Sequence[int]) -> None:
+    """Let the target's cache hold what it holds when a drafter that looks into it is asked behind a text."""
+    if drafter.needs.target_slots(plan.config):
+        fresh = text[plan.target_cache.length : -1]
+        if fresh:
+            target.forward(torch.tensor([fresh]), plan.target_cache)
+
+
 def proposals(drafter: Drafter, plan: DraftPlan, text: list[int], target: CausalLM) -> Iterator[TokenTree]:
     """Bring a drafter to the same text in different ways and ask it there."""
     for num_prompt, splits, asks in (
@@ -185,16 +193,19 @@ def proposals(drafter: Drafter, plan: DraftPlan, text: list[int], target: Causal
         (6, [3, 1, 2, 4], (0, 3)),  # asked, then left out for some steps, then asked again
         (9, [2, 5], (0, 1)),
     ):
+        plan.target_cache.crop(0, 0)
         drafter.start(text[:num_prompt], plan)
         known, told = num_prompt, 0
         for number, size in enumerate([*splits, len(text)]):
             if number in asks:
+                follow(target, drafter, plan, text[:known])
                 drafter.propose(3)
                 drafter.propose(1)
             fresh = text[known : known + size]
             known += len(fresh)
             drafter.commit(fresh, trail_of(target, drafter, text[:known], told))
             told = known - 1
+        follow(target, drafter, plan, text)
         yield drafter.propose(DRAFT_LENGTH)
 
 
@@ -204,7 +215,7 @@ def test_a_draft_does_not_depend_on_where_earlier_steps_began(
 ) -> None:
     start = world.prompts[0][:9]
     text = [*start, *start[3:], 20, *start[:2]]
-    drafter = drafting.make_drafter(world.small)
+    drafter = drafting.make_drafter(world.small, world.target)
     plan = make_plan(drafting.config(DRAFT_LENGTH), sampling, seed=3, capacity=60)
     first, *others = proposals(drafter, plan, text, world.target)
     assert first.num_nodes > 0

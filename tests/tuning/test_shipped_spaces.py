@@ -11,7 +11,7 @@ from autospec.engine.decoder import SpeculativeDecoder
 from autospec.tuning.space import SearchSpace
 
 GREEDY, SAMPLED = SamplingParams(), SamplingParams(temperature=0.8, top_p=0.95)
-BUILT_IN = {name: name for name in ("ngram", "suffix", "recycling", "early_exit")}
+BUILT_IN = {name: name for name in ("ngram", "suffix", "recycling", "early_exit", "lookahead")}
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ from autospec.engine.drafters.combined import CombinedDrafter
 from autospec.engine.drafters.datastore import DatastoreDrafter
 from autospec.engine.drafters.eagle import EagleDrafter
 from autospec.engine.drafters.early_exit import EarlyExitDrafter
+from autospec.engine.drafters.lookahead import LookaheadDrafter
 from autospec.engine.drafters.medusa import MedusaDrafter
 from autospec.engine.drafters.ngram import NgramDrafter
 from autospec.engine.drafters.recycling import RecyclingDrafter
@@ -22,6 +23,7 @@ __all__ = [
     "Drafter",
     "EagleDrafter",
     "EarlyExitDrafter",
+    "LookaheadDrafter",
     "MedusaDrafter",
     "Needs",
     "NgramDrafter",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -41,6 +41,11 @@ class DraftPlan:
         return Growth(self.config, self.sampling, self.seed, position, max_depth, self.stopping)
 
 
+def no_slots(config: SpecConfig) -> int:
+    """Run nothing in the target's cache; see `Needs`."""
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class Needs:
     """What a drafter must be told of the target's forwards besides the tokens.
@@ -48,12 +53,13 @@ class Needs:
     Args:
         hidden_layers: Indices of hidden states, 0 the embeddings, -1 the last, normalised one.
         logits: The target's own logits at committed positions.
-        target_slots: Room in the target's cache for the nodes that the drafter runs there.
+        target_slots: For how many nodes that the drafter runs in the target's cache it needs room there, besides those
+            along one path of its draft.
     """
 
     hidden_layers: tuple[int, ...] = ()
     logits: bool = False
-    target_slots: bool = False
+    target_slots: Callable[[SpecConfig], int] = no_slots
 
     @property
     def anything(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from autospec.config import SpecConfig
 from autospec.engine.drafters.base import Drafter, DraftPlan, Needs, Trail
 from autospec.engine.tree import TokenTree, Trie, empty_tree
 
@@ -33,7 +34,9 @@ class CombinedDrafter:
         self.has_probs = all(drafter.has_probs for drafter in drafters)
         self.shapes = _shapes(drafters, self._merges)
         layers = dict.fromkeys(layer for drafter in drafters for layer in drafter.needs.hidden_layers)
-        self.needs = Needs(tuple(layers), any(drafter.needs.logits for drafter in drafters))
+        self._target_slots = [drafter.needs.target_slots for drafter in drafters]
+        logits = any(drafter.needs.logits for drafter in drafters)
+        self.needs = Needs(tuple(layers), logits, self._num_target_slots)
 
     def start(self, prompt_ids: Sequence[int], plan: DraftPlan) -> None:
         self._num_nodes = plan.config.tree_nodes
@@ -53,6 +56,10 @@ class CombinedDrafter:
     def commit(self, token_ids: Sequence[int], trail: Trail | None = None) -> None:
         for part in self._parts.values():
             part.commit(token_ids, None if trail is None else self._trail_for(part.needs, trail))
+
+    def _num_target_slots(self, config: SpecConfig) -> int:
+        """Return for how many nodes there must be room: each part leaves the cache as it was."""
+        return max(of_part(config) for of_part in self._target_slots)
 
     def _trail_for(self, needs: Needs, trail: Trail) -> Trail | None:
         """Return what a part asked for, of what all parts asked for."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from autospec.config import SpecConfig
 from autospec.engine.drafters.base import DraftPlan, Needs, Trail
-from autospec.engine.drafters.slots import DraftSlots
+from autospec.engine.drafters.slots import DraftSlots, num_run_nodes
 from autospec.engine.growth import MODEL_SHAPES, Growing, grow
 from autospec.engine.layers import keep_layers
 from autospec.engine.model import CausalLM
@@ -35,7 +35,7 @@ class EarlyExitDrafter:
 
     has_probs = True
     shapes = MODEL_SHAPES
-    needs = Needs(target_slots=True)
+    needs = Needs(target_slots=num_run_nodes)
 
     def __init__(self, target: CausalLM, layers: Sequence[int] = ()) -> None:
         self.target, self.layers = target, tuple(layers)

@@ -203,6 +203,7 @@ DRAFTER_KINDS = {
     "early_exit": DrafterFacts(False, "the target's own first layers, or those named, under its head (2404.16710)"),
     "lookahead": DrafterFacts(False, "n-grams of the target's own guesses at what comes later (2402.02057)"),
     "medusa": DrafterFacts(True, "heads that each guess one token further ahead (2401.10774)"),
+    "mtp": DrafterFacts(False, "the module that its target was published with (2412.19437)"),
     "ngram": DrafterFacts(False, "copies what followed the last time the text ended like this (prompt lookup)"),
     "suffix": DrafterFacts(
         False, "what most often followed this ending of the text, here or in earlier texts (2411.04975)", True

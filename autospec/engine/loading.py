@@ -18,6 +18,7 @@ from autospec.engine.drafters import (
     EarlyExitDrafter,
     LookaheadDrafter,
     MedusaDrafter,
+    MtpDrafter,
     NgramDrafter,
     RecyclingDrafter,
     SmallModelDrafter,
@@ -69,6 +70,10 @@ def _medusa(path: str, context: LoadContext) -> Drafter:
     return MedusaDrafter.load(path, context.target)
 
 
+def _mtp(path: str, context: LoadContext) -> Drafter:
+    return MtpDrafter(context.target)
+
+
 def _eagle(path: str, context: LoadContext) -> Drafter:
     return EagleDrafter.load(path, context.target)
 
@@ -107,6 +112,7 @@ MAKERS: dict[str, Callable[[str, LoadContext], Drafter]] = {
     "early_exit": _early_exit,
     "lookahead": _lookahead,
     "medusa": _medusa,
+    "mtp": _mtp,
     "ngram": _ngram,
     "suffix": _suffix,
     "recycling": _recycling,

@@ -8,6 +8,7 @@ from autospec.engine.drafters.eagle import EagleDrafter
 from autospec.engine.drafters.early_exit import EarlyExitDrafter
 from autospec.engine.drafters.lookahead import LookaheadDrafter
 from autospec.engine.drafters.medusa import MedusaDrafter
+from autospec.engine.drafters.mtp import MtpDrafter
 from autospec.engine.drafters.ngram import NgramDrafter
 from autospec.engine.drafters.recycling import RecyclingDrafter
 from autospec.engine.drafters.small_model import SmallModelDrafter
@@ -25,6 +26,7 @@ __all__ = [
     "EarlyExitDrafter",
     "LookaheadDrafter",
     "MedusaDrafter",
+    "MtpDrafter",
     "Needs",
     "NgramDrafter",
     "RecyclingDrafter",

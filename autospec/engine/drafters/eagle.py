@@ -7,6 +7,7 @@ drafted: a draft then depends on the text alone, and errors do not pile up.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,19 +24,47 @@ from autospec.engine.tree import TokenTree, empty_tree
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
+class FeatureModel(Protocol):
+    """What drafts: see `EagleModel`, whose methods these are."""
+
+    @property
+    def feature_layers(self) -> tuple[int, ...]:
+        """Which hidden states of the target it takes."""
+        ...
+
+    def fuse(self, features: Tensor) -> Tensor:
+        """Return the target's features as the network takes them."""
+        ...
+
+    def forward(
+        self,
+        token_ids: Tensor,
+        hidden: Tensor,
+        cache: KVCache,
+        tree_mask: Tensor | None = None,
+        depths: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Run pairs of a feature and the token behind it."""
+        ...
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return what its outputs say of the next token."""
+        ...
+
+
 class EagleDrafter:
     """Slot i of its cache holds the pair of the feature of position i and token i + 1.
 
     Args:
         model: The draft network.
-        source: Where it comes from.
+        source: See `Drafter`.
     """
 
     has_probs = True
     shapes = MODEL_SHAPES
 
-    def __init__(self, model: EagleModel, source: str) -> None:
-        self.model, self.source = model, f"eagle:{source}"
+    def __init__(self, model: FeatureModel, source: str) -> None:
+        self.model, self.source = model, source
         self.needs = Needs(hidden_layers=model.feature_layers)
         self._slots = DraftSlots()
 
@@ -46,7 +75,7 @@ class EagleDrafter:
         Raises:
             ModelError: They cannot be found or read, or do not fit the target.
         """
-        return cls(EagleModel(read_checkpoint(source, WEIGHT_FILES), target), source)
+        return cls(EagleModel(read_checkpoint(source, WEIGHT_FILES), target), f"eagle:{source}")
 
     def start(self, prompt_ids: Sequence[int], plan: DraftPlan) -> None:
         self._plan = plan

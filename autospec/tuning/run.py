@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from autospec.comparison import noise_action
 from autospec.errors import ConfigError
-from autospec.policy import portable_source
 from autospec.policy.files import write_atomically
 from autospec.profiling import device_fingerprint
 from autospec.records import Prompt, Workload
 from autospec.runners import check_prompts
-from autospec.tuning.budget import MIN_PER_CATEGORY, Budget, affordable, fresh_prompts, plan_budget
+from autospec.tuning.budget import MIN_PER_CATEGORY, Budget, affordable, fresh_prompts
 from autospec.tuning.confirm import Confirmation, confirm
 from autospec.tuning.defaults import engine_defaults
 from autospec.tuning.events import (
@@ -36,12 +35,13 @@ from autospec.tuning.journal import open_study
 from autospec.tuning.log import MeasurementLog
 from autospec.tuning.measuring import Measurer
 from autospec.tuning.outcome import Circumstances, complete_result, partial_result
+from autospec.tuning.plan import make_plan
 from autospec.tuning.pool import OFF, Leaderboard, Pool
 from autospec.tuning.result import TOKENS_PER_EXCUSE, TuningResult
 from autospec.tuning.settings import StudySettings
 from autospec.tuning.space import SearchSpace
 from autospec.tuning.study import Search, SearchParts
-from autospec.tuning.task import Task, describe
+from autospec.tuning.task import Task
 
 if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
@@ -173,31 +173,8 @@ class _Run:
             return self._confirm(chosen, plan)
 
     def _plan(self) -> tuple[StudyPlan, Budget]:
-        task, target = self._task, self._task.decoder.target
         seconds = float(self._log.decide("seconds_per_prompt", self._warm_up))
-        budget = plan_budget(task.workload, task.settings, seconds)
-        plan = StudyPlan(
-            target=portable_source(target.name),
-            drafters={name: portable_source(one.source) for name, one in sorted(task.decoder.drafters.items())},
-            device=str(target.device),
-            dtype=str(target.dtype).removeprefix("torch."),
-            fingerprint=task.machine,
-            workload=task.workload.name,
-            workload_hash=task.workload.content_hash,
-            categories=task.workload.categories,
-            decoding=describe(task.workload.sampling),
-            max_new_tokens=task.workload.max_new_tokens,
-            space_size=task.space.under(task.workload.sampling).size(),
-            settings=task.settings,
-            seconds_per_prompt=seconds,
-            num_search_prompts=budget.num_search,
-            num_finalist_prompts=budget.num_finalist,
-            num_held_out_prompts=budget.num_held_out,
-            search_seconds=budget.search_seconds,
-            confirm_seconds=budget.confirm_seconds,
-            num_logged=self._log.num_logged,
-        )
-        return plan, budget
+        return make_plan(self._task, seconds, self._log.num_logged)
 
     def _warm_up(self) -> float:
         """Measure the baseline on a few prompts, keep nothing of it but how long that takes."""

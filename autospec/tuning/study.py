@@ -8,13 +8,10 @@ it was. Knows no policy and no held-out prompt.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import optuna
-from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from autospec.comparison import NOISE_REPEATS, NOISE_WARNING, noise_action, noise_floor, speedup
@@ -34,13 +31,9 @@ from autospec.tuning.objective import (
     was_skipped,
 )
 from autospec.tuning.pool import OFF, Leaderboard
-from autospec.tuning.samplers import NUM_STARTUP_TRIALS, make_sampler, propose
+from autospec.tuning.proposing import FINISHED, Proposer
 from autospec.tuning.settings import StudySettings
 from autospec.tuning.space import SearchSpace
-
-MAX_ASKS = 10  # suggestions in a row that need no measurement, before one is drawn that does
-_SPECIALIST_TURN = 3  # every third trial is for a category whose best is not the best of all
-_FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +73,7 @@ class Search:
     def __init__(self, parts: SearchParts) -> None:
         self._parts, self._study, self._board = parts, parts.study, parts.board
         self._objective = Objective(parts.measurer, parts.board, parts.settings)
-        self._tried: set[SpecConfig] = set()
+        self._proposer = Proposer(parts.study, parts.space, parts.settings, parts.board)
         self._reference, self._improved_at = 0.0, 0
         self.num_trials = 0
         self.noise_floor: float | None = None
@@ -91,7 +84,7 @@ class Search:
         self._replay()
         log = self._parts.measurer.log
         while log.decision("stop_reason") is None:
-            reason = "" if self._stale() else self._stop_reason()
+            reason = "" if self._proposer.stale() else self._stop_reason()
             if not reason and self._next_trial():
                 continue
             log.record("stop_reason", reason or "space exhausted")
@@ -108,7 +101,7 @@ class Search:
     def _replay(self) -> None:
         """Take in the trials that had ended before this process began."""
         for frozen in self._study.get_trials(deepcopy=False):
-            if frozen.state in _FINISHED:
+            if frozen.state in FINISHED:
                 for measurement in self._measurements(frozen.number):
                     self._board.pool.add(measurement)
                     self._parts.on_event(Measured(measurement))
@@ -130,7 +123,7 @@ class Search:
 
     def _next_trial(self) -> bool:
         """Run one trial, or skip one that need not be measured; return False where nothing new is left."""
-        trial = self._ask()
+        trial = self._proposer.ask(self.num_trials)
         if trial is None:
             return False
         try:
@@ -158,76 +151,13 @@ class Search:
             return Outcome(TrialState.FAIL, reason=f"measured {num_repeats} times before", constraints=())
         return None
 
-    def _stale(self) -> FrozenTrial | None:
-        """Return the trial that was running when an earlier process ended."""
-        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return running[0] if running else None
-
-    def _ask(self) -> optuna.Trial | None:
-        """Return the next trial: the one cut short, one enqueued, or one that the sampler fills."""
-        trials = self._study.get_trials(deepcopy=False)
-        stale = self._stale()
-        if stale is not None:
-            self._study.sampler = self._sampler(stale.number)
-            return optuna.trial.Trial(self._study, stale._trial_id)  # what was suggested before stays so
-        waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
-        number = min(waiting, default=len(trials))
-        if not waiting and not self._propose(trials):
-            return None
-        self._study.sampler = self._sampler(number)
-        return self._study.ask()
-
-    def _propose(self, trials: list[FrozenTrial]) -> bool:
-        """Enqueue a point where the sampler shall not choose it; return False where nothing is left to try."""
-        if _num_skipped_last(trials) >= MAX_ASKS:
-            params: Mapping[str, Any] | None = self._draw_unseen(len(trials))
-            if params is None:
-                return False
-        else:
-            params = self._propose_specialist(trials)
-            if params is None and self._parts.settings.sampler == "gp":
-                complete = [(trial, trial.value or 0.0) for trial in trials[1:] if trial.state == TrialState.COMPLETE]
-                params = propose(self._sampler(len(trials), "gp"), complete, self._parts.space)
-        if params is not None:
-            self._study.enqueue_trial(dict(params))
-        return True
-
-    def _sampler(self, number: int, kind: str = "tpe") -> BaseSampler:
-        return make_sampler(kind, self._parts.settings.seed, number)
-
-    def _draw_unseen(self, number: int) -> Mapping[str, Any] | None:
-        space, rng = self._parts.space, np.random.default_rng([self._parts.settings.seed, number])
-        if space.unseen(self._tried) is False:
-            return None
-        for _ in range(1000):
-            params = space.draw(rng)
-            if params is not None and space.config(params) not in self._tried:
-                return params
-        return None
-
-    def _propose_specialist(self, trials: list[FrozenTrial]) -> Mapping[str, Any] | None:
-        """Return what the sampler would try for one category alone, where its best is not that of all, in turns."""
-        turn, waits = divmod(self.num_trials, _SPECIALIST_TURN)
-        if self.num_trials < NUM_STARTUP_TRIALS or waits:
-            return None
-        overall = self._board.best(self._board.prompts).config
-        leaders = {name: self._board.best(self._board.of_category(name)).config for name in self._board.categories}
-        special = [name for name, config in leaders.items() if not config.is_off and config != overall]
-        if not special:
-            return None
-        prompts = self._board.of_category(special[turn % len(special)])
-        measured = [trial for trial in trials[1:] if trial.state in _FINISHED and not was_skipped(trial)]
-        values = [self._board.pool.value(self._parts.space.config(trial.params), prompts) for trial in measured]
-        known = [(trial, value) for trial, value in zip(measured, values, strict=True) if value is not None]
-        return propose(self._sampler(len(trials), self._parts.settings.sampler), known, self._parts.space)
-
     def _take_in(self, frozen: FrozenTrial) -> None:
         """Learn from a trial that has ended, and report it."""
         if was_skipped(frozen):
             return
         config = OFF if frozen.number == 0 else self._parts.space.config(frozen.params)
         measurements = self._measurements(frozen.number)
-        self._tried.add(config)
+        self._proposer.tried.add(config)
         if frozen.number == 0:
             self._measure_noise(measurements)
             self._check_memory(peak_memory(measurements))
@@ -299,13 +229,3 @@ class Search:
 
 def _broken(constraint: str, reason: str) -> Outcome:
     return Outcome(TrialState.PRUNED, reason=reason, constraints=((constraint, 1.0),))
-
-
-def _num_skipped_last(trials: list[FrozenTrial]) -> int:
-    def skipped() -> Iterator[FrozenTrial]:
-        for trial in reversed(trials):
-            if not was_skipped(trial):
-                return
-            yield trial
-
-    return sum(1 for _ in skipped())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
 from autospec.errors import ConfigError, MeasurementError
@@ -76,6 +76,64 @@ class Claim:
     p_value: float
     adjusted_p_value: float
     interval_confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A mean over prompts with a one-sided bound on it.
+
+    Args:
+        value: Mean over prompts.
+        bound: What it lies below (or above, where the bound is a lower one) with the confidence asked for; infinite
+            where nothing is known, which is null in JSON.
+        num_prompts: How many prompts it rests on.
+    """
+
+    value: float
+    bound: float
+    num_prompts: int
+
+    @property
+    def either_way(self) -> Self:
+        """The same mean with a bound on how far it is from 0, whichever way; that of an upper bound or a lower one."""
+        return replace(self, bound=abs(self.value) + abs(self.bound - self.value))
+
+    def to_json(self) -> dict[str, float | int | None]:
+        """Return the fields as JSON values."""
+        known = self.bound if math.isfinite(self.bound) else None
+        return {"value": self.value, "bound": known, "num_prompts": self.num_prompts}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], unknown: float = math.inf) -> Self:
+        """Build from `to_json`; a bound of None becomes `unknown`."""
+        bound = unknown if values["bound"] is None else float(values["bound"])
+        return cls(float(values["value"]), bound, int(values["num_prompts"]))
+
+
+def one_sided(values_by_prompt: LogRatios, *, upper: bool, confidence: float = 0.95) -> Bound:
+    """Bound the mean over prompts from one side, by Student's t on the per-prompt means of repeats.
+
+    One prompt says nothing about others: its bound is infinite. Prompts that all agree exactly are their own bound.
+
+    Args:
+        values_by_prompt: Prompt id to the values of its repeats.
+        upper: Whether the mean shall lie below the bound, or else above it.
+        confidence: Of the bound.
+
+    Raises:
+        MeasurementError: No prompts, a prompt without repeats, or a number that is not finite.
+        ConfigError: `confidence` is not between 0 and 1.
+    """
+    means = list(_prompt_means(values_by_prompt).values())
+    _check_confidence(confidence)
+    center, sign = statistics.fmean(means), 1.0 if upper else -1.0
+    if len(means) == 1:
+        return Bound(center, sign * math.inf, 1)
+    from scipy.special import stdtrit
+
+    return Bound(
+        center, center + sign * float(stdtrit(len(means) - 1, confidence)) * _standard_error(means), len(means)
+    )
 
 
 def speedup(log_ratios_by_prompt: LogRatios, confidence: float = 0.95) -> Estimate:

@@ -7,6 +7,7 @@ AutospecError
 ├── MeasurementError (RuntimeError)  a measurement that cannot be believed or made
 ├── MismatchError (MeasurementError) a lossless rule whose output differs from plain decoding
 ├── BaselineError (MeasurementError) plain decoding that cannot be measured on a prompt
+├── ScorerError (MeasurementError) a task scorer that cannot judge an output
 ├── PolicyError (ValueError)      a policy file that cannot be trusted
 ├── TrackingError (RuntimeError)  an experiment tracker that cannot be reached
 └── TrainingError (RuntimeError)  a corpus or a training run that cannot go on
@@ -59,6 +60,10 @@ class MismatchError(MeasurementError):
 
 class BaselineError(MeasurementError):
     """Plain decoding could not be measured on a prompt, which is the fault of no configuration."""
+
+
+class ScorerError(MeasurementError):
+    """A task scorer raised or returned no number, which is the fault of no configuration."""
 
 
 class PolicyError(AutospecError, ValueError):

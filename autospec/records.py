@@ -25,16 +25,18 @@ class Prompt:
         category: The named part of the workload it belongs to.
         text: Plain text, empty where `messages` are given.
         messages: (role, content) pairs.
+        reference: The right answer, for scorers that compare with one; empty where there is none.
     """
 
     prompt_id: str
     category: str
     text: str = ""
     messages: tuple[tuple[str, str], ...] = ()
+    reference: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
+        """Return the fields as JSON values, the reference left out: it is no part of what a model is asked."""
+        return {name: value for name, value in asdict(self).items() if name != "reference"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +194,32 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputQuality:
+    """What an output under a lossy rule is worth beside plain decoding's on the same prompt; see `runners.quality`.
+
+    Args:
+        log_prob: Mean log-probability of its tokens under the target, in nats.
+        baseline_log_prob: The same of plain decoding's output.
+        agreement: Mean chance that the target would emit its token at its place; 0 or 1 for each where greedy.
+        baseline_agreement: The same of plain decoding's output; 1 under greedy decoding, but for ties.
+        score: What the task scorer gives; None without one.
+        baseline_score: What it gives plain decoding's output.
+    """
+
+    log_prob: float
+    baseline_log_prob: float
+    agreement: float
+    baseline_agreement: float
+    score: float | None = None
+    baseline_score: float | None = None
+
+    @property
+    def loss(self) -> float:
+        """Nats per token by which the output is less probable than plain decoding's; negative where it is more."""
+        return self.baseline_log_prob - self.log_prob
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """One timed comparison: the same prompt under a configuration and under plain decoding, side by side.
 
@@ -217,6 +245,7 @@ class Measurement:
         difference_index: First token that is not plain decoding's, an excused one too; None where there is none.
         difference_gap: How close plain decoding was there to another token; see `SpeculativeDecoder.tie_gap`. None
             where nothing differs, where one output merely ended first, and in logs from before it was kept.
+        quality: Of the output; None under lossless rules.
     """
 
     config: SpecConfig
@@ -237,6 +266,7 @@ class Measurement:
     peak_memory_bytes: int = 0
     difference_index: int | None = None
     difference_gap: float | None = None
+    quality: OutputQuality | None = None
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -271,4 +301,5 @@ class Measurement:
         config, stats = SpecConfig.from_json(rest.pop("config")), StepStats.from_json(rest.pop("stats"))
         if config.config_hash != rest.pop("config_hash"):
             raise ConfigError(f"a measurement's hash must match its configuration, but {config} does not")
-        return cls(config=config, stats=stats, **rest)
+        quality = rest.pop("quality", None)
+        return cls(config=config, stats=stats, quality=quality and OutputQuality(**quality), **rest)

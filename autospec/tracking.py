@@ -31,6 +31,7 @@ from autospec.records import Measurement
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from autospec.policy import Quality
     from autospec.tuning.events import StudyPlan, TrialReport
     from autospec.tuning.result import TuningResult
 
@@ -439,6 +440,7 @@ def _prompt_metrics(measurement: Measurement) -> dict[str, float]:
         "prompt_tokens_per_second": measurement.num_tokens / measurement.seconds,
         "acceptance_rate": measurement.stats.acceptance_rate,
         "tokens_per_step": measurement.stats.tokens_per_step,
+        **({} if measurement.quality is None else {"loss": measurement.quality.loss}),
     }
 
 
@@ -452,7 +454,16 @@ def _trial_metrics(report: TrialReport) -> dict[str, float]:
         "baseline_tokens_per_second": report.baseline_tokens_per_second,
         "num_measurements": float(len(report.measurements)),
         **(_estimate_metrics(report.speedup) if report.speedup else {}),
+        **_quality_metrics(report.quality),
     }
+
+
+def _quality_metrics(quality: Quality | None) -> dict[str, float]:
+    """Return what a lossy rule loses, and the bounds on it; nothing for lossless rules."""
+    bounds = {} if quality is None else {name: getattr(quality, name) for name in ("loss", "agreement", "score_drop")}
+    known = {name: bound for name, bound in bounds.items() if bound is not None}
+    means = {f"mean_{name}": bound.value for name, bound in known.items()}
+    return means | {f"{name}_bound": bound.bound for name, bound in known.items()}
 
 
 def _result_metrics(result: TuningResult) -> dict[str, float]:
@@ -463,6 +474,7 @@ def _result_metrics(result: TuningResult) -> dict[str, float]:
         "tokens_per_second": result.throughput.tokens_per_second,
         "baseline_tokens_per_second": result.throughput.baseline_tokens_per_second,
         "noise_floor": result.noise_floor,
+        **_quality_metrics(result.quality),
     }
     for category, estimate in result.categories.items():
         allowed = re.sub(r"[^\w. /-]", "_", category)

@@ -13,7 +13,18 @@ import pytest
 from scipy import stats
 
 from autospec import comparison
-from autospec.comparison import Estimate, bootstrap_interval, claims, holm, noise_floor, p_value, paired, speedup
+from autospec.comparison import (
+    Bound,
+    Estimate,
+    bootstrap_interval,
+    claims,
+    holm,
+    noise_floor,
+    one_sided,
+    p_value,
+    paired,
+    speedup,
+)
 from autospec.errors import ConfigError, MeasurementError
 
 
@@ -302,3 +313,25 @@ def test_importing_comparison_is_light() -> None:
     program = "import sys, autospec.comparison; print([n for n in ('scipy', 'numpy', 'torch') if n in sys.modules])"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_one_sided_bound_by_hand():
+    # Means 1, 2, 3: deviation 1, error 1 / sqrt(3), t of 2 degrees of freedom at 95 %, one-sided: 2.9199856.
+    values = {"a": [0.5, 1.5], "b": [2.0], "c": [3.0]}
+    half = 2.9199855804 / math.sqrt(3)
+    assert one_sided(values, upper=True) == Bound(2.0, pytest.approx(2.0 + half), 3)
+    assert one_sided(values, upper=False) == Bound(2.0, pytest.approx(2.0 - half), 3)
+    assert one_sided(values, upper=True, confidence=0.5) == Bound(2.0, pytest.approx(2.0), 3)
+
+
+def test_one_prompt_bounds_nothing_and_equal_prompts_are_their_own_bound():
+    assert one_sided({"a": [1.0]}, upper=True) == Bound(1.0, math.inf, 1)
+    assert one_sided({"a": [1.0]}, upper=False) == Bound(1.0, -math.inf, 1)
+    assert one_sided({"a": [1.0], "b": [1.0]}, upper=True) == Bound(1.0, 1.0, 2)
+
+
+@pytest.mark.parametrize("upper", [True, False])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_bound_on_the_size_of_a_mean_is_the_same_either_way(upper, sign):
+    bound = one_sided({"a": [sign * 0.1], "b": [sign * 0.3]}, upper=upper).either_way
+    assert bound == Bound(pytest.approx(sign * 0.2), pytest.approx(0.2 + 6.313751515 * 0.1), 2)

@@ -9,7 +9,7 @@ import pytest
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.errors import ConfigError
-from autospec.records import Measurement, Prompt, StepStats, Workload
+from autospec.records import Measurement, OutputQuality, Prompt, StepStats, Workload
 
 
 def _measurement(**changes: Any) -> Measurement:
@@ -165,6 +165,16 @@ def test_categories_are_those_of_both_parts_sorted() -> None:
 def test_prompts_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Prompt("a", "docs").text = "other"  # type: ignore[misc]
+
+
+def test_quality_goes_to_json_and_back_and_an_older_log_has_none() -> None:
+    measurement = _measurement(quality=OutputQuality(-1.25, -1.0, 0.9, 1.0, 0.5, 1.0))
+    values = json.loads(json.dumps(measurement.to_json()))
+    assert Measurement.from_json(values) == measurement
+    assert measurement.quality is not None
+    assert measurement.quality.loss == 0.25
+    del values["quality"]
+    assert Measurement.from_json(values).quality is None
 
 
 def test_a_measurement_of_an_older_log_has_no_difference() -> None:

@@ -12,9 +12,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from autospec.comparison import Estimate
+from autospec.comparison import Bound, Estimate
 from autospec.config import SpecConfig
 from autospec.errors import AutospecWarning, TrackingError
+from autospec.policy import Quality
 from autospec.records import Measurement, StepStats
 from autospec.tracking import LocalStore, MlflowTracker, server_command
 
@@ -93,6 +94,7 @@ def report(number: int, state: str = "complete", reason: str = "", config: SpecC
         speedup=None if state == "failed" else Estimate(2.83, 0.0, float("inf"), 2),
         reason=reason,
         best_speedup=2.83,
+        quality=Quality(0, 0, "not compared", loss=Bound(0.02, 0.04, 2), agreement=Bound(0.9, -float("inf"), 1)),
         tokens_per_second=20 / 0.75 if measurements else 0.0,
         baseline_tokens_per_second=10.0 if measurements else 0.0,
     )
@@ -105,6 +107,7 @@ def result() -> SimpleNamespace:
         categories={"docs (old)": Estimate(1.2, 1.1, 1.3, 12), "edit": Estimate(2.0, 0.0, float("inf"), 1)},
         throughput=SimpleNamespace(tokens_per_second=60.0, baseline_tokens_per_second=40.0),
         noise_floor=0.04,
+        quality=Quality(24, 0, "identical"),
         stop_reason="trials",
     )
 
@@ -168,6 +171,9 @@ def test_prompts_are_the_steps_of_metrics(tracker, client):
     assert history("acceptance_rate") == [(0, 0.75), (1, 0.75)]
     assert child.data.metrics["tokens_per_second"] == pytest.approx(26.6666667)
     assert child.data.metrics["speedup"] == 2.83
+    assert (child.data.metrics["mean_loss"], child.data.metrics["loss_bound"]) == (0.02, 0.04)
+    assert child.data.metrics["mean_agreement"] == 0.9
+    assert "agreement_bound" not in child.data.metrics  # infinite
     assert "speedup_high" not in child.data.metrics  # infinite
 
 

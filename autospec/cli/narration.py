@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from autospec.cli.console import Terminal, minutes, ratio
 from autospec.tuning.events import (
+    OVER_LOSS,
     OVER_MEMORY,
     Event,
     Measured,
@@ -107,9 +108,11 @@ def trial_line(report: TrialReport, trials: int) -> str:
     if not report.best_config.is_off:
         best = f"{report.best_speedup:.2f}x {best}"
     state = f"{report.state} ({report.reason})" if report.reason else report.state
-    if report.reason.startswith(OVER_MEMORY):
+    if report.reason.startswith((OVER_MEMORY, OVER_LOSS)):
         state = report.reason
     again = f" (again, {report.repeat + 1})" if report.repeat else ""
+    if report.quality is not None and report.quality.loss is not None and report.state == "complete":
+        state += f", loss {report.quality.loss.value:.3f}" * (OVER_LOSS not in state)
     return (
         f"{number:>8}  {report.config.short() + again:<42}  {report.tokens_per_second:7.1f} tok/s  "
         f"{ratio(report.speedup):<20}  {state:<9}  best {best}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from autospec.cli.console import minutes, ratio, table
-from autospec.comparison import Estimate, verdict
+from autospec.comparison import Bound, Estimate, verdict
 from autospec.config import SpecConfig
 from autospec.tuning import TuningResult
 from autospec.tuning.result import TokenIdentity
@@ -23,6 +23,7 @@ def summary_lines(result: TuningResult, folder: Path) -> Iterator[str]:
     yield ""
     yield "the policy holds"
     yield from _policy_lines(result)
+    yield from _lossy_lines(result)
     yield ""
     identity = result.identity
     num_equal = identity.num_compared - identity.num_different
@@ -115,6 +116,31 @@ def _policy_lines(result: TuningResult) -> Iterator[str]:
         yield f"  speculation off: {_why_off(result)}"
     for failure in result.failures:
         yield f"  {failure}"
+
+
+def _lossy_lines(result: TuningResult) -> Iterator[str]:
+    """Say what lossy rules of the policy lose, and what speed would have been had for what loss."""
+    for row in result.policy.rows:
+        quality = row.evidence and row.evidence.quality
+        if quality and quality.loss:
+            agreement = "" if quality.agreement is None else f", agreement {_bounded(quality.agreement, 'at least')}"
+            drop = "" if quality.score_drop is None else f", score lost {_bounded(quality.score_drop, 'at most')}"
+            loss = f"{_bounded(quality.loss, 'at most')} nats per token"
+            yield f"  {row.category or 'all'} is lossy: it loses {loss}{agreement}{drop}"
+    if all(row.quality is None for row in result.pareto):
+        return
+    yield ""
+    yield "speed and quality: what nothing else beats in both (figures of tune prompts flatter)"
+    rows = [["prompts", "number", "speedup", "loss, nats/token", "allowed", "configuration"]]
+    for one in result.pareto:
+        loss = _bounded(one.loss, "at most") if one.quality else "none"
+        allowed = "yes" if one.is_allowed else "no"
+        rows.append([one.stage, str(one.speedup.num_prompts), ratio(one.speedup), loss, allowed, one.config.short()])
+    yield from table(rows, right=(1,))
+
+
+def _bounded(bound: Bound, words: str) -> str:
+    return f"{bound.value:.3f} ({words} {bound.bound:.3f})"
 
 
 def _why_off(result: TuningResult) -> str:

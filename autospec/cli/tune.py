@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +23,11 @@ from autospec.errors import ConfigError, TrackingError
 from autospec.policy.sources import model_digest, tokenizer_digest
 from autospec.profiling import device_fingerprint, fingerprint_hash
 from autospec.records import Workload
+from autospec.runners import check_references, make_scorer
 from autospec.tracking import MlflowTracker
 from autospec.tuning import NullTracker, SearchSpace, StudySettings, tune
 from autospec.tuning.events import Event, PlanMade
+from autospec.tuning.settings import QualitySettings
 from autospec.workloads import WorkloadSource
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ class TuneSettings:
     model: ModelSettings = field(default_factory=ModelSettings)
     workload: WorkloadSource | None = None
     study: StudySettings = field(default_factory=StudySettings)
+    quality: QualitySettings = field(default_factory=QualitySettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     search_space: str = "chain"
     output_root: str = "outputs"
@@ -92,6 +95,9 @@ def _prepare(composed: Composed, terminal: Terminal) -> _Job:
     space = faults.attempt(lambda: SearchSpace.load(Path(settings.search_space).expanduser(), drafters))
     if space is not None and workload is not None:
         faults.attempt(partial(space.under, workload.sampling))
+    if space is not None and not settings.quality.allows_lossy:
+        faults.found.extend(space.lossy_faults())
+    _check_scorer(settings.quality, workload, composed.overrides, faults)
     check_models(settings.model, faults)
     root = faults.attempt(lambda: checked_root(settings.output_root))
     tracker = None if root is None else _tracker(settings.tracking, root)
@@ -109,6 +115,19 @@ def _prepare(composed: Composed, terminal: Terminal) -> _Job:
         _reach(tracker.connect)
     command = shlex.join(["python", "-m", "autospec", "tune", *composed.overrides])
     return _Job(settings, root, decoder, workload, space, tracker, command)
+
+
+def _check_scorer(
+    quality: QualitySettings, workload: Workload | None, overrides: Sequence[str], faults: Faults
+) -> None:
+    """Look for the scorer; code is imported only where the command line itself says so, never because a file does."""
+    is_named = any(text.lstrip("+").startswith("quality.allow_import=") for text in overrides)
+    if quality.allow_import and not is_named:
+        faults.found.append("`quality.allow_import=true` must stand on the command line, but it comes from a file")
+    else:
+        faults.attempt(partial(make_scorer, quality.scorer, quality.allow_import), "quality.scorer")
+    if workload is not None:
+        faults.attempt(partial(check_references, quality.scorer, workload), "quality.scorer")
 
 
 def _tracker(settings: TrackingSettings, root: Path) -> MlflowTracker | None:
@@ -139,7 +158,7 @@ def _dry_run(job: _Job, terminal: Terminal) -> int:
                 job.workload,
                 job.space,
                 output_dir=Path(folder),
-                settings=job.settings.study,
+                settings=replace(job.settings.study, quality=job.settings.quality),
                 on_event=on_event,
                 command=job.command,
             )
@@ -161,7 +180,7 @@ def _tune(job: _Job, values: dict[str, Any], terminal: Terminal) -> int:
         job.workload,
         job.space,
         output_dir=folder,
-        settings=settings.study,
+        settings=replace(settings.study, quality=settings.quality),
         tracker=tracker,
         on_event=Narrator(terminal),
         command=job.command,

@@ -5,7 +5,7 @@ Importing this room loads no heavy library; `Policy.decoder` is where torch come
 
 from __future__ import annotations
 
-from autospec.policy.build import Choice, build_policy, evidence_from, reproduction
+from autospec.policy.build import Choice, build_policy, evidence_from, quality_from, reproduction
 from autospec.policy.policy import (
     Evidence,
     ModelSource,
@@ -31,6 +31,7 @@ __all__ = [
     "evidence_from",
     "load_policy",
     "portable_source",
+    "quality_from",
     "reproduction",
     "resolve_source",
 ]

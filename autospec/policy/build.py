@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import autospec
-from autospec.comparison import speedup
+from autospec.comparison import one_sided, speedup
 from autospec.config import SpecConfig
 from autospec.policy.parts import Evidence, ModelSource, Quality, Reproduction, Row, TunedWorkload
 from autospec.policy.policy import Policy
@@ -121,14 +121,39 @@ def evidence_from(measurements: Sequence[Measurement]) -> Evidence:
         position_acceptance=stats.position_acceptance,
         num_prompts=len(whole),
         num_measurements=len(measurements),
-        quality=_quality(measurements),
+        quality=quality_from(measurements),
     )
 
 
-def _quality(measurements: Sequence[Measurement]) -> Quality:
+def quality_from(measurements: Sequence[Measurement], confidence: float = 0.95) -> Quality:
+    """Return what was seen of the outputs of one configuration.
+
+    The bound of the loss is on how far it is from 0, whichever way: text that the target finds likelier than its own,
+    such as copied text that repeats itself under sampling, is not the target's either.
+
+    Args:
+        measurements: At least one; repeats of a prompt count as one.
+        confidence: Of each one-sided bound.
+    """
     compared = [one.identical for one in measurements if one.identical is not None]
     verdict = "not compared" if not compared else "identical" if all(compared) else "different"
-    return Quality(sum(compared), sum(one.num_excused for one in measurements), verdict)
+    losses: defaultdict[str, list[float]] = defaultdict(list)
+    agreements: defaultdict[str, list[float]] = defaultdict(list)
+    drops: defaultdict[str, list[float]] = defaultdict(list)
+    for one in measurements:
+        if one.quality is not None:
+            losses[one.prompt_id].append(one.quality.loss)
+            agreements[one.prompt_id].append(one.quality.agreement)
+            if one.quality.score is not None and one.quality.baseline_score is not None:
+                drops[one.prompt_id].append(one.quality.baseline_score - one.quality.score)
+    return Quality(
+        num_identical=sum(compared),
+        num_excused=sum(one.num_excused for one in measurements),
+        verdict=verdict,
+        loss=one_sided(losses, upper=True, confidence=confidence).either_way if losses else None,
+        agreement=one_sided(agreements, upper=False, confidence=confidence) if agreements else None,
+        score_drop=one_sided(drops, upper=True, confidence=confidence) if drops else None,
+    )
 
 
 def reproduction(command: str, seed: int) -> Reproduction:

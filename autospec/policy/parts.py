@@ -5,11 +5,12 @@ Passive data and its way from JSON; the values are checked by `schema` before th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from autospec.comparison import Estimate
+from autospec.comparison import Bound, Estimate
 from autospec.config import SpecConfig
 
 
@@ -51,12 +52,31 @@ class Quality:
         num_identical: Measured outputs equal to plain decoding's token for token.
         num_excused: Differences excused by a tie of the target.
         verdict: `identical` up to excused ties, `different`, or `not compared` where the acceptance rule promises
-            the target's distribution but not the same tokens.
+            the target's distribution but not the same tokens, or is lossy.
+        loss: Of a lossy rule, nats per token by which outputs are less probable under the target than its own
+            (negative where they are more), with a bound on its size; None under lossless rules.
+        agreement: Chance that the target would emit an output's token at its place, with a lower bound.
+        score_drop: What outputs lose in the score of the task, with an upper bound; None without a scorer.
     """
 
     num_identical: int
     num_excused: int
     verdict: str
+    loss: Bound | None = None
+    agreement: Bound | None = None
+    score_drop: Bound | None = None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Build from checked JSON values."""
+        bounds = {name: values[name] and Bound.from_json(values[name]) for name in ("loss", "score_drop")}
+        agreement = values["agreement"] and Bound.from_json(values["agreement"], unknown=-math.inf)
+        return cls(**{**values, **bounds, "agreement": agreement})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        bounds = {name: getattr(self, name) for name in ("loss", "agreement", "score_drop")}
+        return {**asdict(self), **{name: bound and bound.to_json() for name, bound in bounds.items()}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +115,7 @@ class Evidence:
             "speedup": Estimate.from_json(values["speedup"]),
             "decode_speedup": values["decode_speedup"] and Estimate.from_json(values["decode_speedup"]),
             "position_acceptance": tuple(values["position_acceptance"]),
-            "quality": Quality(**values["quality"]),
+            "quality": Quality.from_json(values["quality"]),
         }
         return cls(**built)
 
@@ -106,6 +126,7 @@ class Evidence:
             "speedup": self.speedup.to_json(),
             "decode_speedup": self.decode_speedup and self.decode_speedup.to_json(),
             "position_acceptance": list(self.position_acceptance),
+            "quality": self.quality.to_json(),
         }
 
 

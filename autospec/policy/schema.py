@@ -15,7 +15,7 @@ from autospec.config import SamplingParams, SpecConfig
 from autospec.errors import AutospecWarning, PolicyError
 from autospec.policy.checks import Built, ListOf, MapOf, Nullable, Number, Record, Scalar, Text
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 QUALITY_VERDICTS = ("identical", "different", "not compared")
 
 
@@ -38,6 +38,17 @@ _ESTIMATE = Record(
     },
     rule=_ordered,
 )
+_BOUND = Nullable(Record({"value": Number(), "bound": Nullable(Number()), "num_prompts": Number(low=1, integer=True)}))
+_QUALITY = Record(
+    {
+        "num_identical": _COUNT,
+        "num_excused": _COUNT,
+        "verdict": Text(choices=QUALITY_VERDICTS),
+        "loss": _BOUND,
+        "agreement": _BOUND,
+        "score_drop": _BOUND,
+    }
+)
 _EVIDENCE = Record(
     {
         "baseline_tokens_per_second": Number(low=0.0),
@@ -49,7 +60,7 @@ _EVIDENCE = Record(
         "position_acceptance": ListOf(_RATE),
         "num_prompts": _COUNT,
         "num_measurements": _COUNT,
-        "quality": Record({"num_identical": _COUNT, "num_excused": _COUNT, "verdict": Text(choices=QUALITY_VERDICTS)}),
+        "quality": _QUALITY,
     }
 )
 _ROW = Record(
@@ -112,8 +123,26 @@ def _from_version_1(document: dict[str, Any]) -> dict[str, Any]:
     return {"tokenizer": None, **document}
 
 
+def _from_version_2(document: dict[str, Any]) -> dict[str, Any]:
+    """Add what came with version 3: bounds on what lossy rules lose, of which there were none."""
+    rows = document.get("rows")
+    return {**document, "rows": [_with_bounds(row) for row in rows]} if isinstance(rows, list) else dict(document)
+
+
+def _with_bounds(row: Any) -> Any:
+    evidence = row.get("evidence") if isinstance(row, dict) else None
+    if not isinstance(evidence, dict) or not isinstance(evidence.get("quality"), dict):
+        return row
+    quality = {"loss": None, "agreement": None, "score_drop": None, **evidence["quality"]}
+    return {**row, "evidence": {**evidence, "quality": quality}}
+
+
 # From each version to the next; what is not of the expected shape is left for the schema to name.
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {0: _from_version_0, 1: _from_version_1}
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    0: _from_version_0,
+    1: _from_version_1,
+    2: _from_version_2,
+}
 FIRST_VERSION_WITH_CHECKSUM = 1
 
 

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from autospec.runners.base import Runner
 from autospec.runners.prompts import check_prompts
+from autospec.runners.scoring import Scorer, check_references, make_scorer
 
 if TYPE_CHECKING:
     from autospec.runners.live import LiveRunner
 
-__all__ = ["LiveRunner", "Runner", "check_prompts"]
+__all__ = ["LiveRunner", "Runner", "Scorer", "check_prompts", "check_references", "make_scorer"]
 
 
 def __getattr__(name: str) -> Any:

@@ -28,6 +28,7 @@ class Runner(Protocol):
             ConfigError: The engine cannot run this configuration.
             MeasurementError: It ran out of memory or failed; `MismatchError` where a lossless rule changed the output.
             BaselineError: Plain decoding failed.
+            ScorerError: A task scorer cannot judge an output.
             WorkloadError: The prompt cannot be rendered.
         """
         ...

@@ -20,6 +20,8 @@ from autospec.config import SamplingParams, SpecConfig
 from autospec.errors import AutospecError, BaselineError, MeasurementError, MismatchError
 from autospec.records import Generation, Measurement, Prompt
 from autospec.rules import ACCEPT_RULES
+from autospec.runners.quality import QualityMeter
+from autospec.runners.scoring import Scorer
 
 if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
@@ -56,9 +58,17 @@ class LiveRunner:
         decoder: The models.
         sampling: Decoding settings.
         max_new_tokens: Tokens generated for each prompt.
+        scorer: Judges outputs under lossy rules by their task.
     """
 
-    def __init__(self, decoder: SpeculativeDecoder, sampling: SamplingParams, max_new_tokens: int) -> None:
+    def __init__(
+        self,
+        decoder: SpeculativeDecoder,
+        sampling: SamplingParams,
+        max_new_tokens: int,
+        scorer: Scorer | None = None,
+    ) -> None:
+        self._meter = QualityMeter(decoder, scorer)
         self._decoder, self._sampling, self._max_new_tokens = decoder, sampling, max_new_tokens
         self._device = decoder.target.device
         self._clock = Clock(self._device)
@@ -85,6 +95,8 @@ class LiveRunner:
                 own = self._time(config, prompt_ids, sampling)
                 peak = self._peak_bytes()
             likeness = self._compare(config, prompt, own.generation, baseline.generation, sampling)
+            is_lossless = ACCEPT_RULES[config.accept_rule].is_lossless
+            quality = None if is_lossless else self._meter.judge(prompt, own.generation, baseline.generation, sampling)
         except BaselineError as error:
             raise BaselineError(f"prompt {prompt.prompt_id!r}: {error}") from error.__cause__
         except torch.OutOfMemoryError as error:
@@ -112,6 +124,7 @@ class LiveRunner:
             peak_memory_bytes=peak,
             difference_index=likeness.difference_index,
             difference_gap=likeness.difference_gap,
+            quality=quality,
         )
 
     def _generate(

@@ -13,9 +13,11 @@ from autospec.records import Measurement
 from autospec.tuning.settings import StudySettings
 
 if TYPE_CHECKING:
+    from autospec.policy import Quality
     from autospec.tuning.result import TuningResult
 
-OVER_MEMORY = "over memory"  # how the reason of a trial begins that is complete, but took too much
+# How the reason of a trial begins that is complete, but took or lost too much.
+OVER_MEMORY, OVER_LOSS = "over memory", "over quality.max_loss"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class TrialReport:
         best_config: Best so far, this trial included; off where nothing beats the baseline.
         best_speedup: Its speedup over the prompts of the search.
         num_trials: How many trials were measured so far, the baseline's not counted.
+        quality: What was seen of the outputs of this trial; None where nothing was measured.
     """
 
     number: int
@@ -106,6 +109,7 @@ class TrialReport:
     best_config: SpecConfig
     best_speedup: float
     num_trials: int
+    quality: Quality | None = None
 
     @property
     def tokens_per_second(self) -> float:

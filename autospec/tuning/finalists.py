@@ -13,6 +13,7 @@ from typing import Any, Self
 from autospec.comparison import paired
 from autospec.config import SpecConfig
 from autospec.records import Prompt
+from autospec.rules import ACCEPT_RULES
 from autospec.tuning.measuring import ConfigurationFailed, Measurer
 from autospec.tuning.pool import OFF, Leaderboard, Pool
 
@@ -63,30 +64,36 @@ class Chosen:
     Args:
         overall: For all categories; may be off.
         by_category: Only those categories that have a configuration of their own.
+        fallback: What takes the place of a lossy overall configuration that fails or loses too much: the best
+            lossless one, or off.
     """
 
     overall: SpecConfig = OFF
     by_category: Mapping[str, SpecConfig] = field(default_factory=dict)
+    fallback: SpecConfig = OFF
 
     def of_category(self, category: str) -> SpecConfig:
         """Return what a category uses."""
         return self.by_category.get(category, self.overall)
 
     def without(self, failed: Iterable[SpecConfig]) -> Chosen:
-        """Return what is left: an overall configuration that failed becomes off, a category's own is dropped."""
+        """Return what is left: an overall configuration that failed becomes its fallback, a category's is dropped."""
         out = set(failed)
-        overall = OFF if self.overall in out else self.overall
-        return Chosen(overall, {name: one for name, one in self.by_category.items() if one not in out})
+        fallback = OFF if self.fallback in out else self.fallback
+        overall = fallback if self.overall in out else self.overall
+        return Chosen(overall, {name: one for name, one in self.by_category.items() if one not in out}, fallback)
 
     @property
     def configs(self) -> tuple[SpecConfig, ...]:
         """All distinct ones that are not off."""
-        return tuple(one for one in dict.fromkeys((self.overall, *self.by_category.values())) if not one.is_off)
+        named = (self.overall, *self.by_category.values(), self.fallback)
+        return tuple(one for one in dict.fromkeys(named) if not one.is_off)
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
         return {
             "overall": self.overall.to_json(),
+            "fallback": self.fallback.to_json(),
             "by_category": {name: config.to_json() for name, config in self.by_category.items()},
         }
 
@@ -94,17 +101,24 @@ class Chosen:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Build from `to_json`."""
         own = {name: SpecConfig.from_json(one) for name, one in values["by_category"].items()}
-        return cls(SpecConfig.from_json(values["overall"]), own)
+        fallback = SpecConfig.from_json(values["fallback"]) if "fallback" in values else OFF
+        return cls(SpecConfig.from_json(values["overall"]), own, fallback)
 
 
 def pick_finalists(board: Leaderboard, num_overall: int) -> Finalists:
-    """Return the best complete configurations of the search, over all and by category; none that pruning ended."""
-    overall = tuple(one.config for one in board.ranked(board.prompts)[:num_overall])
+    """Return the best complete configurations of the search, over all and by category; none that pruning ended.
+
+    Where all of the best are lossy, the best lossless one goes with them, as what they fall back to.
+    """
+    ranked = [one.config for one in board.ranked(board.prompts)]
+    overall = tuple(ranked[:num_overall])
+    if not any(map(_is_lossless, overall)):
+        overall += tuple(one for one in ranked if _is_lossless(one))[:1]
     by_category = {}
     if len(board.categories) > 1:
         for name in board.categories:
-            ranked = board.ranked(board.of_category(name))
-            by_category[name] = tuple(one.config for one in ranked[:FINALISTS_PER_CATEGORY])
+            leaders = board.ranked(board.of_category(name))[:FINALISTS_PER_CATEGORY]
+            by_category[name] = tuple(one.config for one in leaders)
     return Finalists(overall, by_category)
 
 
@@ -138,6 +152,9 @@ def choose(finalists: Finalists, pool: Pool, prompts: Sequence[Prompt], failed: 
     out = set(failed)
     overall = _best(pool, [one for one in finalists.overall if one not in out], prompts)
     by_category = {}
+    fallback = OFF
+    if not _is_lossless(overall):
+        fallback = _best(pool, [one for one in finalists.overall if _is_lossless(one) and one not in out], prompts)
     for category in finalists.by_category:
         own_prompts = [prompt for prompt in prompts if prompt.category == category]
         candidates = [
@@ -148,7 +165,7 @@ def choose(finalists: Finalists, pool: Pool, prompts: Sequence[Prompt], failed: 
         best = _best(pool, candidates, own_prompts)
         if not best.is_off and best != overall and beats(pool, best, overall, own_prompts):
             by_category[category] = best
-    return Chosen(overall, by_category)
+    return Chosen(overall, by_category, fallback)
 
 
 def beats(pool: Pool, first: SpecConfig, second: SpecConfig, prompts: Sequence[Prompt]) -> bool:
@@ -164,6 +181,10 @@ def _best(pool: Pool, candidates: Iterable[SpecConfig], prompts: Sequence[Prompt
         if value is not None and value > best_value:
             best, best_value = config, value
     return best
+
+
+def _is_lossless(config: SpecConfig) -> bool:
+    return ACCEPT_RULES[config.accept_rule].is_lossless
 
 
 def _rotated(configs: Sequence[SpecConfig], index: int) -> list[SpecConfig]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from autospec.config import SpecConfig
-from autospec.errors import BaselineError, ConfigError, MeasurementError, ModelError
+from autospec.errors import BaselineError, ConfigError, MeasurementError, ModelError, ScorerError
 from autospec.records import Measurement, Prompt
 from autospec.runners.base import Runner
 from autospec.tuning.events import Measured, OnEvent, Warned
@@ -95,7 +95,7 @@ class Measurer:
     def _measure_now(self, config: SpecConfig, prompt: Prompt, stage: str, trial: int, repeat: int) -> Measurement:
         try:
             return self._runner.measure(config, prompt, stage=stage, trial=trial, repeat=repeat)
-        except BaselineError:
+        except (BaselineError, ScorerError):
             raise
         except (ConfigError, MeasurementError, ModelError) as error:
             if config.is_off:

@@ -18,6 +18,7 @@ from autospec.tuning.events import OVER_MEMORY
 from autospec.tuning.measuring import ConfigurationFailed, Measurer, count_repeats
 from autospec.tuning.pool import Leaderboard
 from autospec.tuning.pruning import is_decided, is_hopeless
+from autospec.tuning.quality import LossLimit
 from autospec.tuning.settings import StudySettings
 
 _REASON = "reason"
@@ -52,6 +53,7 @@ class Objective:
 
     def __init__(self, measurer: Measurer, board: Leaderboard, settings: StudySettings) -> None:
         self._measurer, self._board, self._settings = measurer, board, settings
+        self._limit = LossLimit(settings.quality.max_loss)
         self.noise_floor = 0.0
 
     def evaluate(self, study: optuna.Study, trial: optuna.Trial, config: SpecConfig) -> Outcome:
@@ -71,12 +73,12 @@ class Objective:
             # What the log already holds was judged before; only the last of it may have been cut short before that.
             is_open = len(logged) <= step + 1 < len(prompts)
             if is_open and not config.is_off and self._is_over(trial, config):
-                reasons = [f"decided after {step + 1} of {len(prompts)} prompts", self._over_memory(measurements)]
-                reason = "; ".join(filter(None, reasons))
-                return Outcome(TrialState.PRUNED, reason=reason, constraints=self._constraints(measurements))
+                reasons = [f"decided after {step + 1} of {len(prompts)} prompts", *self._broken(config, measurements)]
+                constraints = self._constraints(config, measurements)
+                return Outcome(TrialState.PRUNED, reason="; ".join(reasons), constraints=constraints)
         value = self._board.pool.value(config, prompts) if not config.is_off else self._self_speedup(measurements)
-        reason = self._over_memory(measurements)
-        return Outcome(TrialState.COMPLETE, value, reason, constraints=self._constraints(measurements))
+        reason = "; ".join(self._broken(config, measurements))
+        return Outcome(TrialState.COMPLETE, value, reason, constraints=self._constraints(config, measurements))
 
     def _logged(self, number: int) -> Sequence[Measurement]:
         measurements = self._measurer.log.measurements
@@ -95,15 +97,21 @@ class Objective:
     def _self_speedup(self, measurements: Sequence[Measurement]) -> float:
         return sum(one.log_speedup for one in measurements) / len(measurements)
 
-    def _constraints(self, measurements: Sequence[Measurement]) -> tuple[tuple[str, float], ...]:
+    def _constraints(self, config: SpecConfig, measurements: Sequence[Measurement]) -> tuple[tuple[str, float], ...]:
         """Return quality and memory as Optuna wants them: above 0 is broken.
 
-        A mismatch in float32 fails the trial before it comes here. In half precision a lossless rule's tokens may
-        differ, which is counted and reported and breaks nothing.
+        Quality is the upper bound of a lossy rule's loss less what may be lost. A mismatch of a lossless rule in
+        float32 fails the trial before it comes here. In half precision its tokens may differ, which is counted and
+        reported and breaks nothing.
         """
         limit = self._settings.max_memory_bytes
         excess = peak_memory(measurements) - limit if limit else 0
-        return (("failed", 0.0), ("quality", 0.0), ("memory", float(excess)))
+        return (("failed", 0.0), ("quality", self._limit.excess(config, measurements)), ("memory", float(excess)))
+
+    def _broken(self, config: SpecConfig, measurements: Sequence[Measurement]) -> list[str]:
+        """Return a sentence for each limit that a trial breaks."""
+        reasons = (self._over_memory(measurements), self._limit.reason(config, measurements))
+        return [reason for reason in reasons if reason]
 
     def _over_memory(self, measurements: Sequence[Measurement]) -> str:
         """Return how a trial breaks the limit of memory, or nothing; trial 0 breaks none, it only measures."""

@@ -13,7 +13,9 @@ from autospec.policy import Choice, Policy, build_policy, evidence_from, reprodu
 from autospec.records import Measurement
 from autospec.tuning.confirm import Confirmation, Row
 from autospec.tuning.log import Failure
+from autospec.tuning.pareto import pareto_set
 from autospec.tuning.pool import OFF, Leaderboard
+from autospec.tuning.quality import LossLimit
 from autospec.tuning.result import Throughput, TokenIdentity, TuningResult
 from autospec.tuning.task import Task
 
@@ -80,6 +82,7 @@ def _result(
         num_replayed_trials=0,
         wall_seconds=run.wall_seconds,
         failures=run.failures,
+        pareto=pareto_set(run.measurements, LossLimit(task.settings.quality.max_loss)),
     )
 
 

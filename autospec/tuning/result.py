@@ -8,10 +8,11 @@ from statistics import median
 from typing import Any
 
 from autospec.comparison import Estimate
-from autospec.policy import Policy
+from autospec.policy import Policy, Quality
 from autospec.records import Measurement
 from autospec.tuning.confirm import Confirmation, CrossCheck, Judged
 from autospec.tuning.log import Failure
+from autospec.tuning.pareto import ParetoRow
 
 TOKENS_PER_EXCUSE = 10_000  # an excused difference in fewer tokens is worth a warning
 
@@ -101,6 +102,7 @@ class TuningResult:
         num_replayed_trials: Trials replayed from a trace.
         wall_seconds: By phase.
         failures: Configurations that could not be measured, in the order in which they failed.
+        pareto: The Pareto set of speed and quality, on tune and on held-out prompts.
     """
 
     policy: Policy
@@ -116,11 +118,18 @@ class TuningResult:
     num_replayed_trials: int
     wall_seconds: Mapping[str, float]
     failures: tuple[Failure, ...] = ()
+    pareto: tuple[ParetoRow, ...] = ()
 
     @property
     def speedup(self) -> Estimate:
         """Of the policy, over all held-out prompts."""
         return self.confirmation.speedup
+
+    @property
+    def quality(self) -> Quality | None:
+        """What was seen of the outputs of the configuration for all, on held-out prompts."""
+        evidence = self.policy.rows[0].evidence
+        return None if evidence is None else evidence.quality
 
     @property
     def categories(self) -> Mapping[str, Estimate]:
@@ -150,6 +159,7 @@ class TuningResult:
             "claims": {name: _claim(one) for name, one in confirmation.claims.items()},
             "cross_checks": [_cross_check(one) for one in confirmation.cross_checks],
             "token_identity": self.identity.to_json(),
+            "pareto": [row.to_json() for row in self.pareto],
             "noise_floor": self.noise_floor,
             "num_live_trials": self.num_live_trials,
             "num_replayed_trials": self.num_replayed_trials,

@@ -15,8 +15,8 @@ from autospec.comparison import noise_action
 from autospec.errors import ConfigError
 from autospec.policy.files import write_atomically
 from autospec.profiling import device_fingerprint
-from autospec.records import Prompt, Workload
-from autospec.runners import check_prompts
+from autospec.records import Measurement, Prompt, Workload
+from autospec.runners import check_prompts, check_references, make_scorer
 from autospec.tuning.budget import MIN_PER_CATEGORY, Budget, affordable, fresh_prompts
 from autospec.tuning.confirm import Confirmation, confirm
 from autospec.tuning.defaults import engine_defaults
@@ -37,6 +37,7 @@ from autospec.tuning.measuring import Measurer
 from autospec.tuning.outcome import Circumstances, complete_result, partial_result
 from autospec.tuning.plan import make_plan
 from autospec.tuning.pool import OFF, Leaderboard, Pool
+from autospec.tuning.quality import LossLimit
 from autospec.tuning.result import TOKENS_PER_EXCUSE, TuningResult
 from autospec.tuning.settings import StudySettings
 from autospec.tuning.space import SearchSpace
@@ -80,20 +81,24 @@ def tune(  # noqa: PLR0913  (the public contract)
         command: How the run was started, for the policy.
 
     Raises:
-        ConfigError: The space does not fit the decoder, or the folder belongs to another task or process.
+        ConfigError: The space does not fit the decoder, has lossy rules where no loss was named, a scorer cannot be
+            had, or the folder belongs to another task or process.
         WorkloadError: Prompts do not fit the target's context, or its chat template refuses them; all are listed.
-        MeasurementError: The baseline cannot be measured, or is too noisy under `strict`.
+        MeasurementError: The baseline cannot be measured, or is too noisy under `strict`; a scorer raised.
     """
     from autospec.runners.live import LiveRunner  # brings torch
 
     check_prompts(decoder, workload)
-    target = decoder.target
+    settings, target = settings or StudySettings(), decoder.target
+    quality = settings.quality
+    check_references(quality.scorer, workload)
+    scorer = make_scorer(quality.scorer, quality.allow_import)
     task = Task(
         decoder=decoder,
-        runner=LiveRunner(decoder, workload.sampling, workload.max_new_tokens),
+        runner=LiveRunner(decoder, workload.sampling, workload.max_new_tokens, scorer),
         workload=workload,
         space=space,
-        settings=settings or StudySettings(),
+        settings=settings,
         output_dir=Path(output_dir),
         machine=device_fingerprint(target.device, target.dtype),
         tracker=tracker or NullTracker(),
@@ -134,6 +139,7 @@ class _Run:
     def __init__(self, task: Task, log: MeasurementLog) -> None:
         self._task, self._log = task, log
         self._measurer = Measurer(task.runner, log, task.on_event, task.now)
+        self._limit = LossLimit(task.settings.quality.max_loss)
         self._board: Leaderboard | None = None
         self._searching: Search | None = None
 
@@ -219,7 +225,11 @@ class _Run:
         total = sum(len(finalists.of_prompt(prompt)) for prompt in prompts) * repeats
         self._task.on_event(PhaseStarted("finalist", total, finalists.configs))
         pool, failed = measure_all(self._measurer, prompts, finalists, "finalist", repeats)
-        return choose(finalists, pool, prompts, failed)
+        broken = self._limit.broken(finalists.configs, self._measured("finalist"))
+        for config, reason in broken.items():
+            if config not in failed:
+                self._task.on_event(Warned(f"{config.short()} is {reason} in the final choice, and left out"))
+        return choose(finalists, pool, prompts, failed | set(broken))
 
     def _plan_finalists(self, board: Leaderboard, plan: StudyPlan) -> dict[str, Any]:
         finalists = pick_finalists(board, self._task.settings.finalists)
@@ -244,10 +254,14 @@ class _Run:
         total = len(prompts) * len(chosen.configs) * repeats
         self._task.on_event(PhaseStarted("confirm", total, chosen.configs))
         pool, failed = measure_all(self._measurer, prompts, chosen, "confirm", repeats)
-        confirmation = confirm(chosen.without(failed), pool, prompts)
-        for dispute in confirmation.disputes():
-            self._task.on_event(Warned(dispute))
+        kept, notes = self._limit.kept(chosen.without(failed), self._measured("confirm"))
+        confirmation = confirm(kept, pool, prompts)
+        for note in (*notes, *confirmation.disputes()):
+            self._task.on_event(Warned(note))
         return confirmation
+
+    def _measured(self, stage: str) -> list[Measurement]:
+        return [one for one in self._log.measurements if one.stage == stage]
 
     def _plan_confirmation(self, chosen: Chosen, plan: StudyPlan) -> dict[str, Any]:
         prompts = self._task.workload.held_out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from autospec.errors import ConfigError
@@ -23,6 +23,42 @@ _AT_LEAST = {
     "max_memory_bytes": 0,
     "seed": 0,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class QualitySettings:
+    """What may be lost for speed.
+
+    Args:
+        max_loss: Most nats per token by which outputs may be less (or more) probable under the target than its own,
+            by a one-sided 95 % bound over prompts; None allows lossless rules only.
+        scorer: Of the task, for lossy rules: `exact`, `regex:PATTERN` or `package.module:function`; see
+            `autospec.runners.make_scorer`. Reported, and constrains nothing.
+        allow_import: Whether a scorer may be imported, which runs its code.
+
+    Raises:
+        ConfigError: A value is out of range, or a scorer is named where nothing lossy is allowed.
+    """
+
+    max_loss: float | None = None
+    scorer: str | None = None
+    allow_import: bool = False
+
+    def __post_init__(self) -> None:
+        faults = []
+        if self.max_loss is not None and not 0.0 <= self.max_loss < math.inf:
+            faults.append(f"`max_loss >= 0` must hold, or null for lossless rules only, but got {self.max_loss}")
+        if self.scorer is not None and self.max_loss is None:
+            faults.append(
+                f"a `scorer` judges lossy rules, so `max_loss` must be named with it, but got {self.scorer!r} alone"
+            )
+        if faults:
+            raise ConfigError(faults)
+
+    @property
+    def allows_lossy(self) -> bool:
+        """Whether lossy rules may be tried."""
+        return self.max_loss is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +84,7 @@ class StudySettings:
         max_failures: The search stops when so many configurations have failed.
         max_memory_bytes: Memory a configuration may take, on a CPU with the whole process; 0 is no limit.
         strict: Refuse to go on when the baseline's noise is over 20 %.
+        quality: What may be lost for speed; nothing by default.
 
     Raises:
         ConfigError: A value is out of range; all faults are listed.
@@ -67,6 +104,7 @@ class StudySettings:
     max_failures: int = 5
     max_memory_bytes: int = 0
     strict: bool = False
+    quality: QualitySettings = field(default_factory=QualitySettings)
 
     def __post_init__(self) -> None:
         faults = [
@@ -82,5 +120,5 @@ class StudySettings:
             raise ConfigError(faults)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
+        """Return the fields as JSON values; `quality` only where lossy rules are allowed."""
+        return {name: value for name, value in asdict(self).items() if name != "quality" or self.quality.allows_lossy}

@@ -81,11 +81,11 @@ class SearchSpace:
         except ConfigError as error:
             raise ConfigError([f"{fault} (under {decoding} decoding)" for fault in error.faults]) from error
 
-    def check(self, drafters: Iterable[str]) -> None:
-        """Refuse a space whose drafters a decoder has not, and one with lossy rules, whose loss nothing measures yet.
+    def check(self, drafters: Iterable[str], allow_lossy: bool = False) -> None:
+        """Refuse a space whose drafters a decoder has not, and one with lossy rules where no loss was named.
 
         Raises:
-            ConfigError: With the nearest names it has.
+            ConfigError: With the nearest names it has, and what lossy rules guarantee.
         """
         known = sorted(drafters)
         faults = [
@@ -95,16 +95,20 @@ class SearchSpace:
             for name in dict.fromkeys(part for choice in knob.domain.values for part in str(choice).split("+"))
             if name not in known
         ]
-        faults += [
-            f"{self._place(knob.line)}`knobs.accept_rule.choices`: a study must keep the target's output, but rule "
-            f"{name!r} is lossy: {ACCEPT_RULES[str(name)].guarantee}"
+        faults += [] if allow_lossy else self.lossy_faults()
+        if faults:
+            raise ConfigError(faults)
+
+    def lossy_faults(self) -> list[str]:
+        """Return a sentence for each lossy rule that may be tried."""
+        return [
+            f"{self._place(knob.line)}`knobs.accept_rule.choices`: a study must keep the target's output unless "
+            f"quality.max_loss is named, but rule {name!r} is lossy: {ACCEPT_RULES[str(name)].guarantee}"
             for knob in self.knobs
             if knob.name == "accept_rule"
             for name in knob.domain.grid() or ()
             if not ACCEPT_RULES[str(name)].is_lossless
         ]
-        if faults:
-            raise ConfigError(faults)
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autospec.comparison import NOISE_REPEATS, NOISE_WARNING, noise_action, noise_floor, speedup
 from autospec.config import SpecConfig
 from autospec.errors import ConfigError, MeasurementError
+from autospec.policy import quality_from
 from autospec.records import Measurement
 from autospec.tuning.events import Measured, NoiseMeasured, OnEvent, TrialDone, TrialReport, Warned
 from autospec.tuning.measuring import Measurer, count_repeats
@@ -220,6 +221,7 @@ class Search:
             best_config=best.config,
             best_speedup=math.exp(best.value),
             num_trials=self.num_trials,
+            quality=quality_from(measurements) if measurements else None,
         )
 
     def _measurements(self, number: int) -> list[Measurement]:

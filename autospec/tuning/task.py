@@ -56,7 +56,7 @@ class Task:
     now: Callable[[], float] = time.perf_counter
 
     def __post_init__(self) -> None:
-        self.space.check(self.decoder.drafters)
+        self.space.check(self.decoder.drafters, self.settings.quality.allows_lossy)
         self.space.under(self.workload.sampling)
         if not self.workload.tune or not self.workload.held_out:
             num_tune, num_held_out = len(self.workload.tune), len(self.workload.held_out)
@@ -68,6 +68,7 @@ class Task:
     def identity(self) -> dict[str, Any]:
         """Return what must be the same for a run to be gone on with."""
         target = self.decoder.target
+        prompts = (*self.workload.tune, *self.workload.held_out)
         return {
             "version": autospec.__version__,
             "target": [target.name, target.revision, str(target.dtype)],
@@ -76,6 +77,7 @@ class Task:
             "workload": self.workload.content_hash,
             "space": self.space.content_hash,
             "settings": self.settings.to_json(),
+            "references": [one.reference for one in prompts] if self.settings.quality.scorer else None,
         }
 
 

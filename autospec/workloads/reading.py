@@ -10,7 +10,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,7 @@ def _prompt(values: Any, default_id: str) -> Prompt:
         raise WorkloadError(f"expected a JSON object, but got a {type(values).__name__}")
     for key, read in _FORMATS.items():
         if key in values:
-            return read(values, default_id)
+            return replace(read(values, default_id), reference=_reference(values))
     raise WorkloadError(f"expected one of the keys {list(_FORMATS)}, but got {sorted(values)}")
 
 
@@ -158,6 +158,13 @@ def _text(value: Any, what: str) -> str:
 def _identifier(values: Mapping[str, Any], key: str, default_id: str) -> str:
     value = values.get(key, default_id)
     return str(value) if type(value) is int else _text(value, f"`{key}`")
+
+
+def _reference(values: Mapping[str, Any]) -> str:
+    """Return the right answer, which is optional: a text, or of a list the first, which belongs to the first turn."""
+    given = values.get("reference", "")
+    first = given[0] if isinstance(given, list) and given else given
+    return first if isinstance(first, str) else ""
 
 
 def _category(values: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from autospec.errors import MeasurementError, ModelError, TrackingError, Workloa
 from autospec.tracking import MlflowTracker
 from autospec.tuning import TuningResult
 from autospec.tuning.events import PhaseStarted, PlanMade, StudyPlan
+from autospec.tuning.settings import QualitySettings
 
 QUIET = ["tracking=none", "experiment=smoke", "tracking=none"]
 
@@ -359,3 +360,27 @@ def test_cfg_prints_the_configuration_and_runs_nothing(
 def test_an_output_root_without_permission_is_bad_input(fake: FakeTune, tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     assert main(["tune", *QUIET, f"output_root={tmp_path / 'below'}"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["quality.max_loss=-1"], "`quality`: `max_loss >= 0` must hold, or null for lossless rules only, but got -1"),
+        (["quality.scorer=exact"], "`max_loss` must be named with it"),
+        (["search_space=lossy"], "unless quality.max_loss is named, but rule 'typical' is lossy"),
+        (["quality.max_loss=0.1", "quality.scorer=os:getcwd"], "must be allowed on the command line"),
+        (["quality.max_loss=0.1", "quality.scorer=exact"], "needs a `reference` in every row of the workload"),
+    ],
+)
+def test_what_is_wrong_with_quality_is_told_before_anything_is_made(
+    overrides: list[str], message: str, fake: FakeTune, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tune", *QUIET, *overrides]) == 2
+    assert message in capsys.readouterr().err
+    assert not (in_empty_folder / "outputs").exists()
+    assert fake.calls == []
+
+
+def test_a_named_loss_reaches_the_study(fake: FakeTune, in_empty_folder: Path) -> None:
+    assert main(["tune", *QUIET, "search_space=lossy", "quality.max_loss=0.1", "quality.scorer=regex:x"]) == 0
+    assert fake.calls[0]["settings"].quality == QualitySettings(0.1, "regex:x")

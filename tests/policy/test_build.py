@@ -1,14 +1,26 @@
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from autospec import pocket
+from autospec.comparison import Bound
 from autospec.config import SpecConfig
-from autospec.policy import Choice, ModelSource, Reproduction, build_policy, evidence_from, reproduction
-from autospec.records import Measurement, Prompt, StepStats, Workload
+from autospec.policy import (
+    Choice,
+    ModelSource,
+    Quality,
+    Reproduction,
+    build_policy,
+    evidence_from,
+    quality_from,
+    reproduction,
+)
+from autospec.records import Measurement, OutputQuality, Prompt, StepStats, Workload
 
 DRAFT = SpecConfig(drafter="draft", draft_length=3)
 NGRAM = SpecConfig(drafter="ngram", draft_length=8)
@@ -147,6 +159,24 @@ def test_evidence_is_paired_by_prompt_and_totals_are_ratios_of_sums():
 def test_quality_sums_up_what_was_seen(identical, verdict, count):
     quality = evidence_from([measurement("a", 0.5, 0, identical[0]), measurement("b", 0.5, 0, identical[1])]).quality
     assert (quality.verdict, quality.num_identical, quality.num_excused) == (verdict, count, 1)
+
+
+def test_what_a_lossy_rule_loses_is_bounded_over_prompts_and_survives_its_way_through_json():
+    losses = {"a": (0.1, 1.0), "b": (0.3, 0.5)}
+    seen = [
+        replace(measurement(name, 0.5, 0, None), quality=OutputQuality(-1.0 - loss, -1.0, 0.8, 1.0, score, 1.0))
+        for name, (loss, score) in losses.items()
+    ]
+    quality = quality_from([*seen, replace(seen[0], repeat=1)])
+    # Two prompts, one degree of freedom: t is 6.3138 at 95 %, one-sided; deviations over sqrt(2) are 0.1 and 0.25.
+    assert quality.loss == Bound(pytest.approx(0.2), pytest.approx(0.2 + 0.6313751515), 2)
+    assert quality.score_drop == Bound(pytest.approx(0.25), pytest.approx(0.25 + 6.313751515 * 0.25), 2)
+    assert quality.agreement == Bound(0.8, 0.8, 2)
+    assert Quality.from_json(json.loads(json.dumps(quality.to_json()))) == quality
+    alone = quality_from(seen[:1])
+    assert alone.loss is not None
+    assert math.isinf(alone.loss.bound)
+    assert Quality.from_json(json.loads(json.dumps(alone.to_json()))) == alone
 
 
 def test_evidence_is_about_one_configuration():

@@ -16,7 +16,7 @@ from autospec import pocket
 from autospec.comparison import Estimate
 from autospec.config import SpecConfig
 from autospec.errors import AutospecWarning, PolicyError
-from autospec.policy import ModelSource, Policy, Row, load_policy
+from autospec.policy import ModelSource, Policy, Quality, Row, load_policy
 from autospec.policy.schema import checksum
 from autospec.policy.sources import tokenizer_digest
 from autospec.rules import STOP_RULES
@@ -192,8 +192,8 @@ def test_unknown_fields_are_refused_with_the_nearest_name(policy, write):
 
 
 def test_a_newer_schema_version_is_named_before_anything_else(policy, write):
-    document = {**policy.to_json(), "schema_version": 3, "colour": "blue"}
-    with pytest.raises(PolicyError, match="schema version 3 needs a newer autospec; this one reads up to 2"):
+    document = {**policy.to_json(), "schema_version": 4, "colour": "blue"}
+    with pytest.raises(PolicyError, match="schema version 4 needs a newer autospec; this one reads up to 3"):
         load_policy(write(document))
 
 
@@ -227,7 +227,7 @@ def test_a_missing_file_and_binary_content_are_policy_errors(tmp_path):
         load_policy(tmp_path / "binary.json")
 
 
-@pytest.mark.parametrize("version", [0, 1])
+@pytest.mark.parametrize("version", [0, 1, 2])
 def test_every_older_schema_version_still_loads(version):
     with warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always")
@@ -242,6 +242,7 @@ def test_every_older_schema_version_still_loads(version):
     overall = policy.rows[0].evidence
     assert overall is not None
     assert overall.decode_speedup == (None if version == 0 else Estimate(1.7, 1.55, 1.86, 72))
+    assert overall.quality == Quality(144, 0, "identical")
     assert policy.tokenizer is None
     assert overall.speedup == Estimate(1.62, 1.51, 1.74, 72)
     assert policy.target == ModelSource("pocket/target", None, None)
@@ -251,7 +252,7 @@ def test_an_older_policy_is_saved_in_the_schema_version_of_today(tmp_path):
     with pytest.warns(AutospecWarning):
         policy = load_policy(ASSETS / "version_1.json")
     policy.save(tmp_path / "policy.json")
-    assert json.loads((tmp_path / "policy.json").read_text())["schema_version"] == 2
+    assert json.loads((tmp_path / "policy.json").read_text())["schema_version"] == 3
 
 
 def test_a_policy_that_pretends_to_be_older_than_checksums_cannot_be_verified_and_says_so(policy, write):

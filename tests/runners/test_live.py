@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from autospec.config import SamplingParams, SpecConfig
+from autospec.engine.cache import KVCache
 from autospec.errors import BaselineError, ConfigError, MeasurementError, MismatchError, ModelError
 from autospec.records import Generation, Prompt, StepStats
 from autospec.runners.live import LiveRunner
@@ -30,7 +32,15 @@ class FakeDecoder:
     gc_was_on: list[bool] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.target = SimpleNamespace(device=torch.device("cpu"), dtype=self.dtype)
+        self.target = SimpleNamespace(
+            device=torch.device("cpu"), dtype=self.dtype, eos_token_ids=frozenset(), forward=self.forward
+        )
+
+    def forward(self, input_ids: torch.Tensor, cache: KVCache, *, num_logits: int) -> torch.Tensor:
+        """All 16 tokens are as likely as each other; the first of them is the choice."""
+        cache.advance(input_ids.shape[1])
+        self.gc_was_on.append(gc.isenabled())
+        return torch.zeros(1, num_logits, 16)
 
     def render(self, prompt: Prompt) -> list[int]:
         return [7, 8, int(prompt.prompt_id[1:])]
@@ -194,6 +204,16 @@ def test_a_lossy_rule_promises_no_tokens(rule: str, temperature: float):
         runner_of(decoder, SamplingParams(temperature=temperature)), SpecConfig("draft", 4, accept_rule=rule)
     )
     assert (one.identical, one.num_excused) == (None, 0)
+
+
+def test_the_quality_of_a_lossy_rule_is_read_outside_the_timed_regions_and_of_no_other():
+    decoder = FakeDecoder(tokens={"draft": [0, 9, 9, 9]})
+    one = measure(runner_of(decoder), SpecConfig("draft", 4, accept_rule="lenient"))
+    assert one.quality is not None
+    assert one.quality.log_prob == pytest.approx(-math.log(16))
+    assert (one.quality.loss, one.quality.agreement, one.quality.baseline_agreement) == (0.0, 0.25, 0.0)
+    assert decoder.gc_was_on == [True, True, False, False, True, True]  # warm-up, timed, the two readings
+    assert measure(runner_of(FakeDecoder())).quality is None
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,17 @@ def test_answers_inside_a_conversation_are_kept(write: Write) -> None:
     assert _all(_load(path))["a"].messages == (("user", "0"), ("assistant", "1"), ("user", "2"))
 
 
+@pytest.mark.parametrize(("given", "kept"), [("42", "42"), (["42", "43"], "42"), ([], ""), (7, ""), (None, "")])
+def test_a_reference_is_a_text_or_the_first_of_a_list_and_anything_else_is_none(
+    given: object, kept: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "own.jsonl"
+    rows = [{"id": "a", "prompt": "one", "reference": given}, {"id": "b", "prompt": "two"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prompts = _all(_load(path))
+    assert (prompts["a"].reference, prompts["b"].reference) == (kept, "")
+
+
 def test_plain_rows_need_only_a_prompt(write: Write) -> None:
     path = write({"prompt": "def f(x):\n    "}, {"prompt": "two", "id": 7, "category": "default", "note": [1]})
     prompts = _all(_load(path))

@@ -15,11 +15,10 @@ from autospec.cli.schema import ModelSettings, typed
 from autospec.config import SpecConfig
 from autospec.errors import ConfigError
 from autospec.pocket import workload_path
-from autospec.policy import resolve_source
-from autospec.policy.sources import POCKET_PREFIX
 from autospec.records import Workload
 from autospec.rules import DRAFTER_KINDS, split_source
 from autospec.runners import check_prompts
+from autospec.sources import POCKET_PREFIX, resolve_source
 from autospec.workloads import CountTokens, WorkloadSource, load_workload
 
 if TYPE_CHECKING:

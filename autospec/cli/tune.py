@@ -20,10 +20,10 @@ from autospec.cli.runs import CONFIG_FILE, RunKey, config_hash, finish_run, open
 from autospec.cli.schema import ModelSettings, TrackingSettings, typed
 from autospec.cli.summary import summary_lines
 from autospec.errors import ConfigError, TrackingError
-from autospec.policy.sources import model_digest, tokenizer_digest
 from autospec.profiling import device_fingerprint, fingerprint_hash
 from autospec.records import Workload
 from autospec.runners import check_references, make_scorer
+from autospec.sources import model_digest, tokenizer_digest
 from autospec.tracking import MlflowTracker
 from autospec.tuning import NullTracker, SearchSpace, StudySettings, tune
 from autospec.tuning.events import Event, PlanMade

@@ -8,7 +8,6 @@ from __future__ import annotations
 from autospec.policy.build import Choice, build_policy, evidence_from, quality_from, reproduction
 from autospec.policy.policy import (
     Evidence,
-    ModelSource,
     Policy,
     Quality,
     Reproduction,
@@ -16,7 +15,7 @@ from autospec.policy.policy import (
     TunedWorkload,
     load_policy,
 )
-from autospec.policy.sources import portable_source, resolve_source
+from autospec.sources import ModelSource, portable_source, resolve_source
 
 __all__ = [
     "Choice",

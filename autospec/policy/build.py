@@ -14,15 +14,13 @@ from typing import TYPE_CHECKING
 import autospec
 from autospec.comparison import one_sided, speedup
 from autospec.config import SpecConfig
-from autospec.policy.parts import Evidence, ModelSource, Quality, Reproduction, Row, TunedWorkload
+from autospec.policy.parts import Evidence, Quality, Reproduction, Row, TunedWorkload
 from autospec.policy.policy import Policy
-from autospec.policy.sources import model_digest, portable_source, tokenizer_digest
 from autospec.records import Measurement, StepStats, Workload
-from autospec.rules import split_source
+from autospec.sources import ModelSource, loaded_source, portable_source, tokenizer_digest
 
 if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
-    from autospec.engine.model import CausalLM
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +56,9 @@ def build_policy(
         if choice.config != overall.config
     ]
     return Policy(
-        target=_source(decoder.target.name, decoder.target),
+        target=loaded_source(decoder.target.name, decoder.target),
         drafters={
-            name: _source(drafter.source, getattr(drafter, "model", None))
+            name: loaded_source(drafter.source, getattr(drafter, "model", None))
             for name, drafter in sorted(decoder.drafters.items())
         },
         dtype=str(decoder.target.dtype).removeprefix("torch."),
@@ -79,20 +77,6 @@ def _tokenizer(decoder: SpeculativeDecoder) -> ModelSource | None:
     if not source or portable_source(source) == portable_source(decoder.target.name):
         return None
     return ModelSource(portable_source(source), digest=tokenizer_digest(source))
-
-
-def _source(source: str, model: CausalLM | None) -> ModelSource:
-    """Return where a model or drafter came from.
-
-    A hub id is pinned to the commit that was loaded, where that is known; what follows a kind cannot be.
-    """
-    if split_source(source)[0]:
-        return ModelSource(portable_source(source), digest=model_digest(source))
-    if model is None:
-        is_built_in = bool(split_source(source)[0])
-        return ModelSource(portable_source(source), None, model_digest(source)) if is_built_in else ModelSource(source)
-    revision = model.revision or getattr(model.model.config, "_commit_hash", None)
-    return ModelSource(portable_source(source), revision, model_digest(source))
 
 
 def evidence_from(measurements: Sequence[Measurement]) -> Evidence:

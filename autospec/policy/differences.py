@@ -9,10 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from autospec.errors import ConfigError
-from autospec.policy.parts import ModelSource
-from autospec.policy.sources import model_digest, resolve_source
 from autospec.profiling import fingerprint
 from autospec.rules import split_source
+from autospec.sources import ModelSource, model_digest, resolve_source
 
 Device = Mapping[str, str | int | float]
 

@@ -1,4 +1,4 @@
-"""The parts of a policy: where its models come from, the rows of its table and the evidence for each.
+"""The parts of a policy: the workload it was tuned on, the rows of its table and the evidence for each.
 
 Passive data and its way from JSON; the values are checked by `schema` before they come here.
 """
@@ -12,22 +12,6 @@ from typing import Any, Self
 
 from autospec.comparison import Bound, Estimate
 from autospec.config import SpecConfig
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSource:
-    """Where a model, drafter or tokenizer comes from.
-
-    Args:
-        source: Hub id, path, `pocket/target`, `pocket/draft`, or a kind of drafter such as `ngram`, which may be
-            followed by a colon and any of the former.
-        revision: Revision of a hub id.
-        digest: What identified the files of a local model when the policy was made; see `model_digest`.
-    """
-
-    source: str
-    revision: str | None = None
-    digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

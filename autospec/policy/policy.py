@@ -18,9 +18,9 @@ from autospec.errors import AutospecWarning, PolicyError
 from autospec.policy import schema
 from autospec.policy.differences import device_differences, model_differences, running_differences
 from autospec.policy.files import read_json, write_atomically
-from autospec.policy.parts import Evidence, ModelSource, Quality, Reproduction, Row, TunedWorkload
-from autospec.policy.sources import resolve_source, tokenizer_digest
+from autospec.policy.parts import Evidence, Quality, Reproduction, Row, TunedWorkload
 from autospec.profiling.fingerprint import device_fingerprint
+from autospec.sources import ModelSource, resolve_source, tokenizer_digest
 
 if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder

@@ -11,9 +11,9 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from autospec.checks import Built, ListOf, MapOf, Nullable, Number, Record, Scalar, Text
 from autospec.config import SamplingParams, SpecConfig
 from autospec.errors import AutospecWarning, PolicyError
-from autospec.policy.checks import Built, ListOf, MapOf, Nullable, Number, Record, Scalar, Text
 
 SCHEMA_VERSION = 3
 QUALITY_VERDICTS = ("identical", "different", "not compared")

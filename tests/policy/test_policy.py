@@ -18,8 +18,8 @@ from autospec.config import SpecConfig
 from autospec.errors import AutospecWarning, PolicyError
 from autospec.policy import ModelSource, Policy, Quality, Row, load_policy
 from autospec.policy.schema import checksum
-from autospec.policy.sources import tokenizer_digest
 from autospec.rules import STOP_RULES
+from autospec.sources import tokenizer_digest
 
 ASSETS = Path(__file__).parents[1] / "assets" / "policies"
 
@@ -489,8 +489,8 @@ def test_a_drafter_of_a_kind_with_a_path_goes_into_a_policy_and_comes_out(policy
 
     from autospec.engine.decoder import SpeculativeDecoder
     from autospec.policy import Choice, build_policy
-    from autospec.policy.sources import model_digest
     from autospec.records import Prompt, Workload
+    from autospec.sources import model_digest
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "heads").mkdir()

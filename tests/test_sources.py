@@ -4,8 +4,8 @@ import pytest
 
 from autospec import pocket
 from autospec.errors import ConfigError
-from autospec.policy.sources import model_digest, portable_source, resolve_source, tokenizer_digest
 from autospec.rules import DRAFTER_KINDS, DrafterFacts, split_source
+from autospec.sources import model_digest, portable_source, resolve_source, tokenizer_digest
 
 
 def test_the_embedded_models_resolve_to_their_folders():

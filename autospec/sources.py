@@ -1,4 +1,4 @@
-"""Where a policy's models come from: names that mean the same on every machine, and what identifies their files.
+"""Where models come from: names that mean the same on every machine, and what identifies their files.
 
 Knows the embedded model family by name only; loads no model.
 """
@@ -6,15 +6,36 @@ Knows the embedded model family by name only; loads no model.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from autospec import pocket
 from autospec.errors import ConfigError
 from autospec.rules import DRAFTER_KINDS, split_source
 
+if TYPE_CHECKING:
+    from autospec.engine.model import CausalLM
+
 POCKET_PREFIX = "pocket/"
 _WEIGHTS = ("*.safetensors", "*.bin")
 _SAMPLE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a model, drafter or tokenizer comes from.
+
+    Args:
+        source: Hub id, path, `pocket/target`, `pocket/draft`, or a kind of drafter such as `ngram`, which may be
+            followed by a colon and any of the former.
+        revision: Revision of a hub id.
+        digest: What identified the files of a local model when it was recorded; see `model_digest`.
+    """
+
+    source: str
+    revision: str | None = None
+    digest: str | None = None
 
 
 def _pocket_paths() -> dict[str, Path]:
@@ -113,3 +134,20 @@ def model_digest(source: str) -> str | None:
                 file.seek(start)
                 digest.update(file.read(_SAMPLE_BYTES))
     return digest.hexdigest()[:16]
+
+
+def loaded_source(source: str, model: CausalLM | None) -> ModelSource:
+    """Return where a loaded model or drafter came from.
+
+    A hub id is pinned to the commit that was loaded, where that is known; what follows a kind cannot be.
+
+    Args:
+        source: As it was given when it was loaded.
+        model: What was loaded; None where a drafter has no model of its own.
+    """
+    if split_source(source)[0]:
+        return ModelSource(portable_source(source), digest=model_digest(source))
+    if model is None:
+        return ModelSource(source)
+    revision = model.revision or getattr(model.model.config, "_commit_hash", None)
+    return ModelSource(portable_source(source), revision, model_digest(source))

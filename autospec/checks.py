@@ -1,6 +1,6 @@
 """Checks of plain JSON values: what one must be, and a sentence for everything wrong with it.
 
-Knows no policy; a schema is made of these.
+Knows no document; the schemas of policies and profiles are made of these.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Record:
     def faults(self, value: Any, where: str) -> Iterator[str]:
         """Yield what is wrong with `value`."""
         if not isinstance(value, dict):
-            yield f"`{where or 'the policy'}` must be an object, but got {value!r}"
+            yield f"`{where or 'the document'}` must be an object, but got {value!r}"
             return
         prefix = f"{where}." if where else ""
         found = []

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
     from autospec.errors import AutospecError
     from autospec.policy import Policy, load_policy
+    from autospec.profiling import HardwareProfile, ProfileSettings, load_profile, profile
     from autospec.records import Workload
     from autospec.tuning import SearchSpace, StudySettings, tune
     from autospec.workloads import WorkloadSource, load_workload
@@ -21,7 +22,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "AutospecError": "autospec.errors",
+    "HardwareProfile": "autospec.profiling",
     "Policy": "autospec.policy",
+    "ProfileSettings": "autospec.profiling",
     "SamplingParams": "autospec.config",
     "SearchSpace": "autospec.tuning",
     "SpecConfig": "autospec.config",
@@ -30,13 +33,17 @@ _HOMES = {
     "Workload": "autospec.records",
     "WorkloadSource": "autospec.workloads",
     "load_policy": "autospec.policy",
+    "load_profile": "autospec.profiling",
     "load_workload": "autospec.workloads",
+    "profile": "autospec.profiling",
     "tune": "autospec.tuning",
 }
 
 __all__ = [
     "AutospecError",
+    "HardwareProfile",
     "Policy",
+    "ProfileSettings",
     "SamplingParams",
     "SearchSpace",
     "SpecConfig",
@@ -45,7 +52,9 @@ __all__ = [
     "Workload",
     "WorkloadSource",
     "load_policy",
+    "load_profile",
     "load_workload",
+    "profile",
     "tune",
 ]
 

@@ -58,6 +58,16 @@ class Number:
 
 
 @dataclass(frozen=True, slots=True)
+class Boolean:
+    """True or false."""
+
+    def faults(self, value: Any, where: str) -> Iterator[str]:
+        """Yield what is wrong with `value`."""
+        if not isinstance(value, bool):
+            yield f"`{where}` must be true or false, but got {value!r}"
+
+
+@dataclass(frozen=True, slots=True)
 class Scalar:
     """A string or a number."""
 

@@ -9,6 +9,7 @@ AutospecError
 ├── BaselineError (MeasurementError) plain decoding that cannot be measured on a prompt
 ├── ScorerError (MeasurementError) a task scorer that cannot judge an output
 ├── PolicyError (ValueError)      a policy file that cannot be trusted
+├── ProfileError (ValueError)     a file of a hardware profile that cannot be trusted
 ├── TrackingError (RuntimeError)  an experiment tracker that cannot be reached
 └── TrainingError (RuntimeError)  a corpus or a training run that cannot go on
 
@@ -68,6 +69,10 @@ class ScorerError(MeasurementError):
 
 class PolicyError(AutospecError, ValueError):
     """A policy file that is malformed, tampered with, or made for something else."""
+
+
+class ProfileError(AutospecError, ValueError):
+    """A file of a hardware profile that is malformed, tampered with, or of another schema."""
 
 
 class TrackingError(AutospecError, RuntimeError):

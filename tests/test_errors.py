@@ -17,6 +17,7 @@ from autospec import errors
         ("MismatchError", errors.MeasurementError),
         ("BaselineError", errors.MeasurementError),
         ("PolicyError", ValueError),
+        ("ProfileError", ValueError),
         ("TrackingError", RuntimeError),
         ("TrainingError", RuntimeError),
     ],

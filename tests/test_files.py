@@ -35,6 +35,6 @@ def test_faulty_files_raise_the_error_of_their_kind(text: str, fault: str, tmp_p
 def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a recipe must be a readable text file"):
         KIND.read(tmp_path / "none.json")
-    with pytest.raises(ConfigError, match="one.json must go where files can be written"):
+    with pytest.raises(ConfigError, match=r"one\.json must go where files can be written"):
         KIND.write(tmp_path / "none" / "one.json", "{}")
     assert list(tmp_path.iterdir()) == []

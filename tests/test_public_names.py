@@ -10,7 +10,9 @@ import autospec
 # What users may rely on from the first release: nothing may be taken away, and what is added is added on purpose.
 PUBLIC = {
     "AutospecError",
+    "HardwareProfile",
     "Policy",
+    "ProfileSettings",
     "SamplingParams",
     "SearchSpace",
     "SpecConfig",
@@ -19,7 +21,9 @@ PUBLIC = {
     "Workload",
     "WorkloadSource",
     "load_policy",
+    "load_profile",
     "load_workload",
+    "profile",
     "tune",
 }
 
@@ -64,6 +68,8 @@ def test_the_signatures_of_the_public_contract() -> None:
     assert _parameters(autospec.tune) == [
         "decoder", "workload", "space", "output_dir", "settings", "tracker", "on_event", "command",
     ]  # fmt: skip
+    assert _parameters(autospec.profile) == ["decoder", "workload", "settings", "on_progress", "watch"]
+    assert _parameters(autospec.load_profile) == ["path"]
     assert _parameters(autospec.load_workload) == ["source", "count_tokens"]
     assert _parameters(autospec.WorkloadSource)[0] == "path"
     assert _parameters(autospec.SamplingParams) == ["temperature", "top_p", "top_k", "seed"]

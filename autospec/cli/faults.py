@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from autospec.errors import AutospecError, ConfigError, ModelError, PolicyError, WorkloadError
+from autospec.errors import AutospecError, ConfigError, ModelError, PolicyError, ProfileError, WorkloadError
 
 ResultT = TypeVar("ResultT")
 
-BAD_INPUT = (ConfigError, ModelError, PolicyError, WorkloadError)
+BAD_INPUT = (ConfigError, ModelError, PolicyError, ProfileError, WorkloadError)
 EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130

@@ -48,6 +48,20 @@ COMMANDS = {
             "python -m autospec bench 'policies=[a.json,b.json]' workload=pocket_docs repeats=4",
         ),
     ),
+    "profile": Command(
+        "measure what target, drafters and host cost on this machine",
+        "Times real steps of the engine on text of the workload: target forwards by number of tokens, context and\n"
+        "rows, every drafter by depth, width and context, prefills, the host's part, memory. Writes\n"
+        "outputs/profiles/<key>.json, one for each device, dtype and set of models and versions.",
+        (
+            "python -m autospec profile",
+            "python -m autospec profile hardware=auto",
+            "python -m autospec profile costs.budget_seconds=120 'costs.contexts=[64,512,2048]'",
+            "python -m autospec profile model=custom model.target=Qwen/Qwen3-8B model.drafters.draft=Qwen/Qwen3-0.6B "
+            "workload=file workload.path=prompts.jsonl",
+            "python -m autospec profile hardware=another_machine.json",
+        ),
+    ),
     "generate": Command(
         "stream text and see how the drafts fared",
         "Text goes to standard output, the statistics of acceptance to standard error. Without a policy and a\n"

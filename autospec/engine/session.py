@@ -5,7 +5,7 @@ Works on token ids only; knows nothing of text, files or policies.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -48,10 +48,18 @@ class Session:
     """Decodes one job on a target, with at most one drafter.
 
     The cache holds the whole text but its last token, which is the root of the next step.
+
+    Args:
+        target: The model whose output is wanted.
+        drafter: None is the plain loop.
+        job: What to decode.
+        now: Reads the seconds by which phases are told apart. The default does not wait for a device.
     """
 
-    def __init__(self, target: CausalLM, drafter: Drafter | None, job: Job) -> None:
-        self._target, self._drafter, self._job = target, drafter, job
+    def __init__(
+        self, target: CausalLM, drafter: Drafter | None, job: Job, now: Callable[[], float] = perf_counter
+    ) -> None:
+        self._target, self._drafter, self._job, self._now = target, drafter, job, now
         self._text = list(job.prompt_ids)
         self._room = job.max_new_tokens
         capacity = len(job.prompt_ids) + job.max_new_tokens
@@ -67,17 +75,24 @@ class Session:
 
     def run(self) -> Iterator[list[int]]:
         """Yield the tokens of the prefill and then of each step, until the room is used up."""
-        yield self._prefill()
-        if self._drafter is None:
-            while self._room > 0:
-                yield self._plain_step()
-        else:
-            self._start_drafter(self._drafter)
-            while self._room > 0:
-                yield self._step(self._drafter)
+        yield self.prefill()
+        self.start_drafter()
+        while self._room > 0:
+            yield self.step()
 
-    def _prefill(self) -> list[int]:
-        started = perf_counter()
+    @property
+    def room(self) -> int:
+        """Most tokens that may still be emitted."""
+        return self._room
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of prompt and output so far."""
+        return len(self._text)
+
+    def prefill(self) -> list[int]:
+        """Run the prompt, once and first of all; return the first token."""
+        started = self._now()
         input_ids, wants = torch.tensor([self._text]), self._needs
         num_logits = 0 if wants.logits else 1  # those of a whole prompt would be large
         hidden = None
@@ -88,34 +103,78 @@ class Session:
         if wants.anything:
             self._trail = Trail(0, logits[0] if wants.logits else None, None if hidden is None else hidden[0])
         tokens = [self._choose(logits[0, -1:])]
-        self.stats.prefill_seconds = perf_counter() - started
+        self.stats.prefill_seconds = self._now() - started
         return self._commit(tokens)
 
-    def _start_drafter(self, drafter: Drafter) -> None:
-        started, job = perf_counter(), self._job
+    def start_drafter(self) -> None:
+        """Begin the drafter's part, right behind the prefill; nothing where there is no drafter."""
+        drafter, job = self._drafter, self._job
+        if drafter is None:
+            return
+        started = self._now()
         sampling = job.config.draft_sampling(job.sampling)
         plan = DraftPlan(job.config, sampling, job.seed, self._capacity, self._stopping, self.cache)
         drafter.start(job.prompt_ids, plan)
         drafter.commit(self._text[len(job.prompt_ids) :], self._trail)
-        self.stats.draft_seconds += perf_counter() - started
+        self.stats.draft_seconds += self._now() - started
+
+    def rewind(self) -> None:
+        """Go back to right behind the prefill, so that steps of one context can be repeated without running it again.
+
+        Counts begin anew, but for the seconds of the prefill.
+        """
+        num_prompt = len(self._job.prompt_ids)
+        first = self._text[num_prompt : num_prompt + 1]
+        self.cache.crop(0, num_prompt)
+        self._text, self._room = list(self._job.prompt_ids), self._job.max_new_tokens
+        self._stopping = Stopping(self._job.config, self._job.costs)
+        self.stats = StepStats(prefill_seconds=self.stats.prefill_seconds)
+        self._commit(first)
+        self.start_drafter()
+
+    def twin(self, drafter: Drafter | None, job: Job) -> Session:
+        """Return a session of the same prompt behind the prefill of this one, in the same cache.
+
+        They take turns: each rewinds before it steps.
+
+        Args:
+            drafter: What it needs of the prefill must have been asked for by this session's.
+            job: Of the same prompt, which must fit the cache of this session.
+        """
+        assert job.prompt_ids == self._job.prompt_ids
+        made = Session(self._target, drafter, job, self._now)
+        assert not made._needs.anything or made._needs == self._needs
+        made.cache, made._trail = self.cache, self._trail
+        made._text = self._text[: len(job.prompt_ids) + 1]
+        return made
+
+    def step(self, limit: int | None = None) -> list[int]:
+        """Take one step and return its tokens; without a drafter it is one of the plain loop.
+
+        Args:
+            limit: Longest path of the draft; None leaves it to the stopping rule.
+        """
+        if self._drafter is None:
+            return self._plain_step()
+        return self._step(self._drafter, self._stopping.limit if limit is None else limit)
 
     def _plain_step(self) -> list[int]:
-        started = perf_counter()
+        started = self._now()
         logits = self._target.forward(torch.tensor([self._text[-1:]]), self.cache)[0]
         tokens = [self._choose(logits)]
-        self.stats.verify_seconds += perf_counter() - started
+        self.stats.verify_seconds += self._now() - started
         self.stats.add_step(0, 0, 0)
         return self._commit(tokens)
 
-    def _step(self, drafter: Drafter) -> list[int]:
+    def _step(self, drafter: Drafter, limit: int) -> list[int]:
         """Draft, verify, accept, commit."""
-        started = perf_counter()
+        started = self._now()
         # One token always comes from the target itself, so a longer draft could not be used.
-        tree = drafter.propose(min(self._stopping.limit, self._room - 1))
-        drafted = perf_counter()
+        tree = drafter.propose(min(limit, self._room - 1))
+        drafted = self._now()
         root = self.cache.length
         logits, hidden = self._verify(tree)
-        verified = perf_counter()
+        verified = self._now()
         verdict = self._judge.accept(tree, logits, len(self._text))
         tokens = [*tree.token_ids[list(verdict.path)].tolist(), verdict.next_id]
         slots = [0, *(node + 1 for node in verdict.path)]
@@ -126,7 +185,7 @@ class Session:
         drafter.commit(tokens, self._trail_of(root, slots, logits, hidden))
         self.stats.draft_seconds += drafted - started
         self.stats.verify_seconds += verified - drafted
-        self.stats.accept_seconds += perf_counter() - verified
+        self.stats.accept_seconds += self._now() - verified
         return tokens
 
     def _verify(self, tree: TokenTree) -> tuple[Tensor, Tensor | None]:

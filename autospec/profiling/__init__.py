@@ -1,7 +1,42 @@
-"""What a machine is and, later, what decoding costs on it; knows no search and no policy."""
+"""What a machine is, and what decoding costs on it; knows no search and no policy.
+
+Importing this room loads no torch: that comes in where something is measured.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from autospec.profiling.fingerprint import device_fingerprint, differences, fingerprint_hash, host_fingerprint
 
-__all__ = ["device_fingerprint", "differences", "fingerprint_hash", "host_fingerprint"]
+if TYPE_CHECKING:
+    from autospec.profiling.hardware import HardwareProfile, load_profile
+    from autospec.profiling.measure import key_of, profile
+    from autospec.profiling.settings import ProfileSettings
+
+__all__ = [
+    "HardwareProfile",
+    "ProfileSettings",
+    "device_fingerprint",
+    "differences",
+    "fingerprint_hash",
+    "host_fingerprint",
+    "key_of",
+    "load_profile",
+    "profile",
+]
+
+_HOMES = {
+    "HardwareProfile": "autospec.profiling.hardware",
+    "ProfileSettings": "autospec.profiling.settings",
+    "key_of": "autospec.profiling.measure",
+    "load_profile": "autospec.profiling.hardware",
+    "profile": "autospec.profiling.measure",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,85 @@
+"""A hardware profile as tables for people. Formats; measures nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from autospec.cli.console import minutes, table
+from autospec.errors import MeasurementError
+from autospec.profiling import HardwareProfile
+
+_SHOWN_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128)
+_SHOWN_DEPTHS = (1, 2, 4, 8, 16)
+_MIB = 2**20
+
+
+def report_lines(profile: HardwareProfile) -> Iterator[str]:
+    """Yield the tables: the target by tokens, drafters by depth, and what stands beside them."""
+    device = profile.fingerprint
+    yield ""
+    yield f"{device.get('device_name')}, {device.get('num_threads')} threads, {profile.dtype}: {profile.target.source}"
+    yield ""
+    yield "milliseconds of a target forward, by context and number of tokens"
+    yield from _target_table(profile)
+    if profile.drafters:
+        yield ""
+        yield "milliseconds of drafts, by drafter, context and depth; verify +: what a target forward takes more"
+        yield from _drafter_table(profile)
+    memory = profile.memory
+    yield ""
+    yield (
+        f"memory: target {memory.target_weight_bytes / _MIB:.0f} MiB, {memory.kv_bytes_per_token / 1024:.1f} KiB for "
+        f"each cached token, peak {memory.peak_bytes / _MIB:.0f} MiB"
+    )
+    noise = profile.noise
+    yield f"noise of one timing {noise.spread:.1%}: {noise.verdict}; took {minutes(profile.wall_seconds)}"
+    for sentence in profile.left_out:
+        yield f"left out: {sentence}"
+
+
+def _target_table(profile: HardwareProfile) -> list[str]:
+    rows = [["batch", "context", "prefill", "plain step", "host", *map(str, _SHOWN_TOKENS)]]
+    for batch, context in sorted({(point.batch_size, point.context_length) for point in profile.target_points}):
+        rows.append(
+            [
+                str(batch),
+                str(context),
+                _milliseconds(lambda: profile.prefill_seconds(context, batch_size=batch)),  # noqa: B023
+                _milliseconds(lambda: profile.plain_seconds(context, batch)),  # noqa: B023
+                _milliseconds(lambda: profile.host_seconds(1, context, batch_size=batch)),  # noqa: B023
+                *(_milliseconds(lambda: profile.target_seconds(size, context, batch)) for size in _SHOWN_TOKENS),  # noqa: B023
+            ]
+        )
+    return table(rows, right=range(len(rows[0])))
+
+
+def _drafter_table(profile: HardwareProfile) -> list[str]:
+    rows = [["drafter", "context", "first draft", "verify +", "host +", *map(str, _SHOWN_DEPTHS)]]
+    for name, costs in profile.drafters.items():
+        for around in costs.contexts:
+            context, layer = around.context_length, around.exit_layer
+            rows.append(
+                [
+                    f"{name} ({layer} layers)" if layer else name,
+                    str(context),
+                    f"{1e3 * around.first_draft.seconds:.2f}",
+                    f"{1e3 * around.verify_extra.seconds:+.2f}",
+                    f"{1e3 * around.host_extra.seconds:+.2f}",
+                    *_draft_cells(profile, name, context, layer),
+                ]
+            )
+    return table(rows, right=range(1, len(rows[0])))
+
+
+def _draft_cells(profile: HardwareProfile, name: str, context: int, layer: int) -> Sequence[str]:
+    return [
+        _milliseconds(lambda: profile.draft_seconds(name, depth, context, exit_layer=layer))  # noqa: B023
+        for depth in _SHOWN_DEPTHS
+    ]
+
+
+def _milliseconds(ask: Callable[[], float]) -> str:
+    try:
+        return f"{1e3 * ask():.2f}"
+    except MeasurementError:
+        return "-"

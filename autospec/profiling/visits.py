@@ -1,0 +1,292 @@
+"""What is measured behind one context: the plain loop, target forwards of every size, every drafter; and batches.
+
+All of them share one prefill of the target and take turns, so that a machine that is slow for a while is slow for all.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+
+from autospec.config import SamplingParams, SpecConfig
+from autospec.engine.cache import KVCache
+from autospec.engine.drafters import Drafter, EarlyExitDrafter
+from autospec.engine.model import CausalLM
+from autospec.engine.session import Job, Session
+from autospec.profiling.probe import MAX_GROWTH, Probe, ScriptDrafter, StepTimes, Watch, without_collector
+from autospec.profiling.settings import STEP_ROOM, ProfileSettings
+
+_NUM_PLAIN_STEPS = 4  # in each round
+_TREE_DEPTHS, _DEEPEST_TREE = (1, 2, 4, 8, 16), 8
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is profiled.
+
+    Args:
+        target: The target.
+        drafters: By name.
+        token_ids: Text of the workload.
+        sampling: Decoding settings.
+        watch: Reads the time.
+    """
+
+    target: CausalLM
+    drafters: dict[str, Drafter]
+    token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    watch: Watch
+
+
+@dataclass(frozen=True, slots=True)
+class StepKey:
+    """Which steps are alike.
+
+    Args:
+        drafter: Its name; empty for the target alone.
+        exit_layer: Of a target that drafts for itself, how many first layers do; 0 for other drafters.
+        width: Rows of a draft forward: 1 for chains; 0 for steps of the plain loop.
+        context_length: Tokens before the step.
+        depth: Depth of the draft.
+    """
+
+    drafter: str
+    exit_layer: int
+    width: int
+    context_length: int
+    depth: int = 0
+
+
+@dataclass(slots=True)
+class Samples:
+    """All timings taken, in seconds.
+
+    Args:
+        steps: By what they are alike in.
+        prefills: By drafter whose needs the target serves meanwhile (empty: none), rows, and tokens of a row.
+        first_drafts: Until a drafter's first token was there, by drafter, exit layer and context.
+        forwards: Of batches, by rows, context and tokens of a row.
+        kv_bytes_per_token: What a token takes in the target's cache; 0 before anything was run.
+    """
+
+    steps: defaultdict[StepKey, list[StepTimes]] = field(default_factory=lambda: defaultdict(list))
+    prefills: defaultdict[tuple[str, int, int], list[float]] = field(default_factory=lambda: defaultdict(list))
+    first_drafts: defaultdict[tuple[str, int, int], list[float]] = field(default_factory=lambda: defaultdict(list))
+    forwards: defaultdict[tuple[int, int, int], list[float]] = field(default_factory=lambda: defaultdict(list))
+    kv_bytes_per_token: float = 0.0
+
+
+class Visit(Protocol):
+    """One thing that is measured again and again."""
+
+    def run(self, samples: Samples, order: random.Random) -> None:
+        """Measure everything of it once, in a random order, and add it to the samples."""
+        ...
+
+
+class StepVisit:
+    """Steps of one session with drafts of several depths.
+
+    Args:
+        probe: Takes the steps.
+        key: What they are alike in, but for the depth.
+        depths: Of their drafts.
+        is_exact: The drafter always drafts what it is asked for, where it can; depths that it cannot reach are no
+            longer asked for. Of others, such as retrieval, every draft counts, an empty one too.
+    """
+
+    def __init__(self, probe: Probe, key: StepKey, depths: Sequence[int], is_exact: bool = False) -> None:
+        self._probe, self._key, self._depths, self._is_exact = probe, key, list(depths), is_exact
+
+    def run(self, samples: Samples, order: random.Random) -> None:
+        """See `Visit`."""
+        key, depths = self._key, list(self._depths)
+        order.shuffle(depths)
+        with without_collector():
+            first = self._probe.restart()
+            if key.drafter and key.width == 1:
+                samples.first_drafts[key.drafter, key.exit_layer, key.context_length].append(first)
+            for depth in depths:
+                times = self._probe.step(depth)
+                if self._is_exact and times.num_nodes != key.width * depth:
+                    self._depths.remove(depth)
+                else:
+                    samples.steps[replace(key, depth=depth)].append(times)
+
+
+class BatchVisit:
+    """Target forwards of several rows, each with a text of its own; one right behind the other, as no step has them.
+
+    Args:
+        subject: What is profiled.
+        batch_size: Rows.
+        context_length: Tokens before the forward.
+        num_tokens: Sizes of the forwards, for each row.
+    """
+
+    def __init__(self, subject: Subject, batch_size: int, context_length: int, num_tokens: Sequence[int]) -> None:
+        self._target, self._watch, self._context_length = subject.target, subject.watch, context_length
+        self._num_tokens, end = list(num_tokens), context_length + max(num_tokens)
+        text = torch.tensor(subject.token_ids)
+        starts = torch.arange(batch_size)[:, None] * max(len(text) // batch_size, 1)
+        self._rows = text[(starts + torch.arange(end)) % len(text)]
+        self._cache = KVCache(end, batch_size)
+
+    def open(self, samples: Samples) -> None:
+        """Run the prompts."""
+        started = self._watch.now()
+        self._target.forward(self._rows[:, : self._context_length], self._cache, num_logits=1)
+        seconds = self._watch.now() - started
+        samples.prefills["", len(self._rows), self._context_length].append(seconds)
+
+    def run(self, samples: Samples, order: random.Random) -> None:
+        """See `Visit`."""
+        order.shuffle(self._num_tokens)
+        start = self._context_length
+        with without_collector():
+            for num_tokens in self._num_tokens:
+                started = self._watch.now()
+                self._target.forward(self._rows[:, start : start + num_tokens], self._cache)
+                seconds = self._watch.now() - started
+                for row in range(len(self._rows)):
+                    self._cache.crop(row, start)
+                samples.forwards[len(self._rows), start, num_tokens].append(seconds)
+
+
+@dataclass(slots=True)
+class Place:
+    """One context, about to be measured.
+
+    Args:
+        subject: What is profiled.
+        settings: What to measure of it.
+        context_length: Tokens of the prompt.
+        is_reference: Everything is measured here; elsewhere fewer sizes and depths.
+    """
+
+    subject: Subject
+    settings: ProfileSettings
+    context_length: int
+    is_reference: bool
+
+    @property
+    def num_new(self) -> int:
+        """Tokens for which there is room behind the context, as far as any are needed."""
+        return min(
+            self.subject.target.usable_length - self.context_length,
+            max(self.settings.max_tokens, self.settings.draft_lengths[-1] + 1) + MAX_GROWTH + STEP_ROOM,
+        )
+
+    @property
+    def capacity(self) -> int:
+        """Slots of the target's cache that every session here can do with."""
+        return self.context_length + self.num_new + self.settings.max_tokens
+
+    def visits(self, samples: Samples) -> Iterator[Visit]:
+        """Run the prompt and yield what is to be measured behind it."""
+        root = self._root("", None)
+        samples.prefills["", 1, self.context_length].append(root.stats.prefill_seconds)
+        samples.kv_bytes_per_token = _kv_bytes(root.cache) / root.cache.capacity
+        yield StepVisit(self._probe(root), StepKey("", 0, 0, self.context_length), [0] * _NUM_PLAIN_STEPS)
+        settings = self.settings
+        sizes = settings.num_tokens if self.is_reference else settings.fewer_tokens
+        text = self.subject.token_ids
+        script = ScriptDrafter(text[len(text) // 2 :] + text[: len(text) // 2])
+        twin = root.twin(script, self._job(SpecConfig("script", 1)))
+        depths = self._fitting([size - 1 for size in sizes])
+        yield StepVisit(self._probe(twin), StepKey("", 0, 1, self.context_length), depths)
+        for name, drafter in self.subject.drafters.items():
+            yield from self._drafter_visits(name, drafter, root, samples)
+        yield from self._batch_visits(samples)
+
+    def _drafter_visits(self, name: str, drafter: Drafter, root: Session, samples: Samples) -> Iterator[StepVisit]:
+        if drafter.needs.anything:
+            root = self._root(name, drafter)
+            samples.prefills[name, 1, self.context_length].append(root.stats.prefill_seconds)
+        for exit_layer in exit_layers(drafter, self.settings):
+            lengths = self.settings.draft_lengths
+            chains = lengths if self.is_reference else [one for one in lengths if one in (*_TREE_DEPTHS, lengths[-1])]
+            yield self._visit(root, StepKey(name, exit_layer, 1, self.context_length), chains)
+            if "static" in drafter.shapes:
+                for width in self.settings.widths:
+                    depths = tree_depths(width, self.settings)
+                    if depths:
+                        yield self._visit(root, StepKey(name, exit_layer, width, self.context_length), depths)
+
+    def _visit(self, root: Session, key: StepKey, depths: Sequence[int]) -> StepVisit:
+        depths = self._fitting(depths)
+        drafter, deepest = self.subject.drafters[key.drafter], max(depths, default=1)
+        config = SpecConfig(key.drafter, deepest, exit_layer=key.exit_layer)
+        if key.width > 1:
+            paths = comb_paths(key.width, deepest)
+            config = replace(config, tree_shape="static", tree_paths=paths)
+        probe = self._probe(root.twin(drafter, self._job(config)))
+        return StepVisit(probe, key, depths, is_exact=drafter.has_probs)
+
+    def _batch_visits(self, samples: Samples) -> Iterator[BatchVisit]:
+        for batch_size in self.settings.batch_sizes:
+            most = self.settings.max_tokens // batch_size
+            sizes = [one for one in self.settings.fewer_tokens if one <= most and one < self.num_new]
+            if sizes:
+                visit = BatchVisit(self.subject, batch_size, self.context_length, sizes)
+                visit.open(samples)
+                yield visit
+
+    def _root(self, name: str, drafter: Drafter | None) -> Session:
+        """Return a session behind its prefill, in a cache with room for all its twins."""
+        config = SpecConfig(name, 1) if drafter is not None else SpecConfig()
+        session = Session(self.subject.target, drafter, self._job(config), self.subject.watch.now)
+        session.cache = KVCache(self.capacity)
+        session.prefill()
+        return session
+
+    def _job(self, config: SpecConfig) -> Job:
+        prompt, sampling = self.subject.token_ids[: self.context_length], self.subject.sampling
+        return Job(prompt, config, sampling, sampling.seed, self.num_new)
+
+    def _probe(self, session: Session) -> Probe:
+        return Probe(session, self.context_length, self.subject.watch)
+
+    def _fitting(self, depths: Sequence[int]) -> list[int]:
+        return [depth for depth in depths if depth + 1 + STEP_ROOM <= self.num_new]
+
+
+def default_exit_layer(drafter: Drafter) -> int:
+    """Return how many first layers draft where a configuration says 0; 0 for drafters without that choice."""
+    if not isinstance(drafter, EarlyExitDrafter) or drafter.layers:
+        return 0
+    return (drafter.target.num_layers + 1) // 2
+
+
+def exit_layers(drafter: Drafter, settings: ProfileSettings) -> tuple[int, ...]:
+    """Return with how many first layers a drafter is measured; 0 where it has no such choice."""
+    default = default_exit_layer(drafter)
+    if not default or not isinstance(drafter, EarlyExitDrafter):
+        return (0,)
+    total = drafter.target.num_layers
+    chosen = {default, *(settings.exit_layers or (1, 3 * total // 4))}
+    return tuple(sorted(layer for layer in chosen if 1 <= layer < total))
+
+
+def tree_depths(width: int, settings: ProfileSettings) -> list[int]:
+    """Return the depths of the trees of one width: combs, of `width` teeth, within `max_tokens`."""
+    most = (settings.max_tokens - 1) // width
+    longest = settings.draft_lengths[-1]
+    chosen = {one for one in _TREE_DEPTHS if one <= most} | ({min(most, _DEEPEST_TREE)} if most else set())
+    return sorted(one for one in chosen if one <= longest)
+
+
+def comb_paths(width: int, depth: int) -> tuple[tuple[int, ...], ...]:
+    """Return the rank paths of `width` chains side by side: every draft forward but the first runs `width` rows."""
+    return tuple((rank, *(0,) * below) for rank in range(width) for below in range(depth))
+
+
+def _kv_bytes(cache: KVCache) -> int:
+    tensors = [*cache.keys.values(), *cache.values.values()]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

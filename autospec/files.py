@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,3 +79,19 @@ class FileKind:
             repeated = [name for name in values if names.count(name) > 1]
             raise self.error(f"a name may appear once in an object, but got {repeated} repeated")
         return values
+
+
+def line_by_line(document: Mapping[str, Any]) -> str:
+    """Return JSON with a line for each item of its lists of objects, so that long files can be read and compared."""
+    return _written(dict(document), "") + "\n"
+
+
+def _written(value: Any, indent: str) -> str:
+    deeper = indent + "  "
+    if isinstance(value, dict) and any(isinstance(one, dict | list) for one in value.values()):
+        items = [f"{deeper}{json.dumps(name)}: {_written(one, deeper)}" for name, one in value.items()]
+        return "{\n" + ",\n".join(items) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(one, dict) for one in value):
+        items = [f"{deeper}{json.dumps(one, allow_nan=False)}" for one in value]
+        return "[\n" + ",\n".join(items) + f"\n{indent}]"
+    return json.dumps(value, allow_nan=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from autospec.errors import ConfigError
-from autospec.files import FileKind
+from autospec.files import FileKind, line_by_line
 
 KIND = FileKind("a recipe", ConfigError)
 
@@ -38,3 +38,10 @@ def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"one\.json must go where files can be written"):
         KIND.write(tmp_path / "none" / "one.json", "{}")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_long_lists_have_a_line_for_each_item() -> None:
+    document = {"a": {"b": [{"c": 1}, {"c": [2]}], "d": [1, 2]}, "e": {}}
+    text = line_by_line(document)
+    assert json.loads(text) == document
+    assert text.splitlines()[2:6] == ['    "b": [', '      {"c": 1},', '      {"c": [2]}', "    ],"]

@@ -15,7 +15,7 @@ class CostCurve:
     """Seconds of the parts of a step, in any one unit.
 
     Args:
-        target: Of a target forward of one token.
+        target: Of a target forward of one token; where a profile gave it, of all that a step without drafts takes.
         target_per_token: Of each further token in it.
         draft: Of drafting one token.
         target_points: Measured (tokens, seconds) of target forwards by number of tokens, beginning with one token,

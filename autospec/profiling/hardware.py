@@ -16,9 +16,8 @@ from typing import Any
 from autospec.config import SamplingParams
 from autospec.engine.costs import CostCurve
 from autospec.errors import MeasurementError, ProfileError
-from autospec.files import FileKind
+from autospec.files import FileKind, line_by_line
 from autospec.profiling import schema
-from autospec.profiling.curves import slope
 from autospec.profiling.parts import (
     DrafterCosts,
     Memory,
@@ -29,11 +28,11 @@ from autospec.profiling.parts import (
     profile_key,
     with_timings,
 )
-from autospec.profiling.surfaces import DrafterSurfaces, TargetSurfaces, measured
+from autospec.profiling.stopping import cost_curve
+from autospec.profiling.surfaces import DrafterSurfaces, TargetSurfaces
 from autospec.sources import ModelSource
 
 _FILE = FileKind("a profile", ProfileError)
-_SLOPE_TO = 17  # tokens: what a stopping rule weighs are drafts of up to 16
 
 
 @dataclass(frozen=True)
@@ -247,6 +246,18 @@ class HardwareProfile:
         surfaces = self._drafter(drafter)
         return surfaces.steps.at(surfaces.layer(exit_layer), batch_size, width, context_length, depth)
 
+    def measured_forwards(self, context_length: int) -> dict[int, float]:
+        """Return the seconds of target forwards behind one context, for every number of tokens that was measured."""
+        sizes = sorted({point.num_tokens for point in self.target_points})
+        ask = self._target.forwards
+        return {size: ask.at(1, context_length, size) for size in sizes if ask.knows(1, context_length, size)}
+
+    def measured_drafts(self, drafter: str, context_length: int, exit_layer: int = 0) -> dict[int, float]:
+        """Return the seconds of a drafter's chains behind one context, for every depth that was measured."""
+        surfaces = self._drafter(drafter)
+        place, ask = (surfaces.layer(exit_layer), 1, 1, context_length), surfaces.drafts
+        return {depth: ask.at(*place, depth) for depth in surfaces.depths if ask.knows(*place, depth)}
+
     def cost_curve(self, drafter: str, context_length: int, exit_layer: int = 0) -> CostCurve:
         """Return what the cost-aware stopping rule and the choice of trees need to know of drafts behind one context.
 
@@ -254,24 +265,7 @@ class HardwareProfile:
         drafter costs by being there, and what its first forward takes more than the others. `draft` and
         `target_per_token` are slopes of least-squares lines over drafts of up to 16 tokens.
         """
-        surfaces = self._drafter(drafter)
-        layer = surfaces.layer(exit_layer)
-        places = ((layer, 1, 1, context_length, depth) for depth in surfaces.depths if depth < _SLOPE_TO)
-        drafts = measured(surfaces.drafts, places)
-        sizes = sorted({point.num_tokens for point in self.target_points})
-        verify = measured(self._target.forwards, ((1, context_length, size) for size in sizes))
-        if 1 not in drafts or 1 not in verify:
-            self.draft_seconds(drafter, 1, context_length, exit_layer=exit_layer)
-            self.target_seconds(1, context_length)
-        per_draft = max(slope(drafts), 0.0)
-        constant = self.fixed_seconds(drafter, context_length, exit_layer) + max(drafts[1] - per_draft, 0.0)
-        steps = {
-            size: seconds + constant + self.host_seconds(int(size), context_length, drafter, exit_layer=exit_layer)
-            for size, seconds in verify.items()
-        }
-        per_token = slope({size: seconds for size, seconds in steps.items() if size <= _SLOPE_TO})
-        points = tuple((int(size), seconds) for size, seconds in steps.items())
-        return CostCurve(steps[1], max(per_token, 0.0), per_draft, points)
+        return cost_curve(self, drafter, context_length, exit_layer)
 
     def to_json(self) -> dict[str, Any]:
         """Return the document that `save` writes, schema version and checksum included."""
@@ -310,7 +304,7 @@ class HardwareProfile:
         Raises:
             ProfileError: The file cannot be written.
         """
-        _FILE.write(Path(path), _lines(self.to_json()))
+        _FILE.write(Path(path), line_by_line(self.to_json()))
 
     @cached_property
     def _target(self) -> TargetSurfaces:
@@ -348,19 +342,3 @@ def _twice(points: Iterable[Any]) -> bool:
         for point in points
     ]
     return len(set(places)) < len(places)
-
-
-def _lines(document: Mapping[str, Any]) -> str:
-    """Return JSON with a line for each point, so that a file can be read and compared."""
-
-    def written(value: Any, indent: str) -> str:
-        deeper = indent + "  "
-        if isinstance(value, dict) and any(isinstance(one, dict | list) for one in value.values()) and len(indent) < 6:
-            items = [f"{deeper}{json.dumps(name)}: {written(one, deeper)}" for name, one in value.items()]
-            return "{\n" + ",\n".join(items) + f"\n{indent}}}"
-        if isinstance(value, list) and any(isinstance(one, dict) for one in value):
-            items = [f"{deeper}{json.dumps(one, allow_nan=False)}" for one in value]
-            return "[\n" + ",\n".join(items) + f"\n{indent}]"
-        return json.dumps(value, allow_nan=False)
-
-    return written(dict(document), "") + "\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from autospec.profiling.curves import Surface
@@ -78,8 +78,3 @@ class DrafterSurfaces:
         places = [(c.exit_layer, c.batch_size, c.context_length) for c in self._costs.contexts]
         values = zip(places, map(value, self._costs.contexts), strict=True)
         return Surface(f"{what} {self._name!r}", ("exit_layer", "batch_size", "context_length"), values)
-
-
-def measured(surface: Surface, places: Iterable[tuple[float, ...]]) -> Mapping[float, float]:
-    """Return the values at those places that the surface knows, by their last coordinate."""
-    return {place[-1]: surface.at(*place) for place in places if surface.knows(*place)}

@@ -10,6 +10,8 @@ AutospecError
 ├── ScorerError (MeasurementError) a task scorer that cannot judge an output
 ├── PolicyError (ValueError)      a policy file that cannot be trusted
 ├── ProfileError (ValueError)     a file of a hardware profile that cannot be trusted
+├── ReplayError (RuntimeError)    a configuration that a trace cannot replay, or a trace that cannot be read
+├── ReplayMiss (ReplayError)      a draft that was not recorded
 ├── TrackingError (RuntimeError)  an experiment tracker that cannot be reached
 └── TrainingError (RuntimeError)  a corpus or a training run that cannot go on
 
@@ -73,6 +75,12 @@ class PolicyError(AutospecError, ValueError):
 
 class ProfileError(AutospecError, ValueError):
     """A file of a hardware profile that is malformed, tampered with, or of another schema."""
+class ReplayError(AutospecError, RuntimeError):
+    """A trace that cannot be read, or a configuration whose outcome a trace does not decide."""
+
+
+class ReplayMiss(ReplayError):
+    """A draft that a configuration reaches was not recorded; a recorder can add it."""
 
 
 class TrackingError(AutospecError, RuntimeError):

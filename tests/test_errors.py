@@ -18,6 +18,8 @@ from autospec import errors
         ("BaselineError", errors.MeasurementError),
         ("PolicyError", ValueError),
         ("ProfileError", ValueError),
+        ("ReplayError", RuntimeError),
+        ("ReplayMiss", errors.ReplayError),
         ("TrackingError", RuntimeError),
         ("TrainingError", RuntimeError),
     ],

@@ -52,13 +52,21 @@ class RecyclingDrafter:
         return self._ranked(paths)
 
     def commit(self, token_ids: Sequence[int], trail: Trail | None = None) -> None:
-        self._context.extend(token_ids)
+        self.extend(token_ids)
         if trail is None or trail.logits is None:
             return
         logprobs = trail.logits.float().log_softmax(dim=-1)
         top = logprobs.topk(min(NUM_CANDIDATES, logprobs.shape[-1]), dim=-1)
-        tokens = self._context[trail.position : trail.position + logprobs.shape[0]]
-        for token, ids, values in zip(tokens, top.indices.tolist(), top.values.tolist(), strict=True):
+        self.learn(trail.position, top.indices.tolist(), top.values.tolist())
+
+    def extend(self, token_ids: Sequence[int]) -> None:
+        """Append tokens to the text."""
+        self._context.extend(token_ids)
+
+    def learn(self, position: int, candidates: list[list[int]], logprobs: list[list[float]]) -> None:
+        """Remember what the target thought behind the tokens from a position on, the most probable first."""
+        tokens = self._context[position : position + len(candidates)]
+        for token, ids, values in zip(tokens, candidates, logprobs, strict=True):
             self._table[token] = tuple(zip(ids, values, strict=True))
 
     def _ranked(self, paths: Sequence[tuple[int, ...]]) -> TokenTree:

@@ -1,0 +1,148 @@
+"""What one step would do at every position of a trace, under one configuration and one limit of its length.
+
+The arrays that walks and cost models read; chains of recorded drafters are computed here for all positions at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autospec.config import SpecConfig
+from autospec.engine.costs import CostCurve
+from autospec.engine.termination import stops_by_confidence, stops_by_cost, stops_by_entropy, stops_by_path
+from autospec.engine.tree import TokenTree
+from autospec.replay.forest import DraftForest, Floats, Ints
+
+Counts = NDArray[np.int16]
+
+
+@dataclass(frozen=True, slots=True)
+class StepTable:
+    """Counts of a step at every position: [..., positions] each.
+
+    Args:
+        nodes: Draft tokens verified.
+        depth: Of the draft.
+        accepted: Of them kept.
+        tested: Positions put to the test, as in `StepStats`.
+        calls: Forwards of the draft model, the first behind the text.
+        run: Draft nodes that the forwards behind the first ran.
+        is_missing: Whether something that was not recorded would decide.
+    """
+
+    nodes: Counts
+    depth: Counts
+    accepted: Counts
+    tested: Counts
+    calls: Counts
+    run: Counts
+    is_missing: NDArray[np.bool_]
+
+    @classmethod
+    def empty(cls, *shape: int) -> Self:
+        """Return the table of a drafter that drafts nothing."""
+        counts = (np.zeros(shape, dtype=np.int16) for _ in range(6))
+        return cls(*counts, np.zeros(shape, dtype=np.bool_))
+
+    @classmethod
+    def stack(cls, tables: list[StepTable]) -> Self:
+        """Put tables on top of each other: [tables, ..., positions]."""
+        return cls(*(np.stack([getattr(table, one.name) for table in tables]) for one in fields(cls)))
+
+    def or_else(self, other: StepTable) -> StepTable:
+        """Take the other's step where nothing is drafted; what was called for nothing still counts."""
+        own = (self.nodes > 0) | self.is_missing
+        values = {one.name: np.where(own, getattr(self, one.name), getattr(other, one.name)) for one in fields(self)}
+        values["calls"] = np.where(own, self.calls, self.calls + other.calls)
+        values["run"] = np.where(own, self.run, self.run + other.run)
+        return StepTable(**values)
+
+    def put(self, position: int, tree: TokenTree, wanted: list[int]) -> None:
+        """Enter a draft.
+
+        Args:
+            position: Where.
+            tree: The draft.
+            wanted: What the target writes from there on, at least as many tokens as the draft is deep.
+        """
+        self.nodes[position], self.depth[position] = tree.num_nodes, tree.depth
+        node, count = -1, 0
+        while count < len(wanted) and (child := tree.child(node, wanted[count])) is not None:
+            node, count = child, count + 1
+        self.accepted[position] = count
+        self.tested[position] = count + bool(tree.children[node + 1])
+
+
+@dataclass(frozen=True, slots=True)
+class Chains:
+    """The most probable chain behind every position.
+
+    Args:
+        probs: [positions, depth] of its tokens.
+        entropies: [positions, depth] of the rows they stand in.
+        lengths: [positions] recorded tokens.
+        matches: [positions] how many of them the target writes too.
+    """
+
+    probs: Floats
+    entropies: Floats
+    lengths: Ints
+    matches: Ints
+
+    @classmethod
+    def of(cls, forest: DraftForest, next_tokens: Ints, max_depth: int) -> Self:
+        """Follow the first candidate from every position."""
+        num = len(next_tokens)
+        node, alive = np.arange(num, dtype=np.int64), np.ones(num, dtype=np.bool_)
+        probs, entropies = (np.zeros((num, max_depth), dtype=np.float32) for _ in range(2))
+        lengths, matches = np.zeros(num, dtype=np.int32), np.zeros(num, dtype=np.int32)
+        wanted = np.concatenate([next_tokens, np.full(max_depth, -1, dtype=next_tokens.dtype)])
+        matching = alive.copy()
+        for depth in range(max_depth):
+            lengths += alive
+            probs[:, depth] = np.exp(forest.rows.logprobs[node, 0])
+            entropies[:, depth] = forest.rows.entropies[node]
+            matching &= alive & (forest.rows.tokens[node, 0] == wanted[depth : depth + num])
+            matches += matching
+            behind = forest.children[node, 0]
+            alive &= behind >= 0
+            node = np.where(alive, behind, node)
+        return cls(probs, entropies, lengths, matches)
+
+    def stops(self, config: SpecConfig, costs: CostCurve) -> NDArray[np.int64]:
+        """Return behind how many tokens a rule without state ends each chain: [positions], beyond all where never."""
+        match config.stop_rule:
+            case "confidence":
+                ends = stops_by_confidence(self.probs, config.stop_threshold)
+            case "entropy":
+                form, scale = config.entropy_form, config.entropy_scale
+                ends = stops_by_entropy(self.entropies, config.stop_threshold, form, scale)
+            case "cumulative":
+                ends = stops_by_path(self._path_probs, config.stop_threshold)
+            case "cost_aware":
+                paths = self._path_probs
+                ends = stops_by_cost(paths, np.arange(1, paths.shape[1] + 1), 1.0 + paths.cumsum(axis=1), costs)
+            case _:
+                return np.full(len(self.probs), self.probs.shape[1] + 1, dtype=np.int64)
+        return first_true(ends)
+
+    @property
+    def _path_probs(self) -> NDArray[np.float64]:
+        return np.asarray(self.probs.astype(np.float64).cumprod(axis=1))
+
+    def table(self, lengths: NDArray[np.int64]) -> StepTable:
+        """Return the step whose chain has so many tokens: [..., positions] from lengths [..., positions]."""
+        count = lengths.astype(np.int16)
+        accepted = np.minimum(self.matches, count).astype(np.int16)
+        tested = accepted + (accepted < count)
+        run = np.maximum(count - 1, 0)
+        return StepTable(count, count, accepted, tested.astype(np.int16), count, run, lengths > self.lengths)
+
+
+def first_true(ends: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the place of the first True of rows [..., n], counted from 1; n + 1 where there is none."""
+    return np.where(ends.any(axis=-1), ends.argmax(axis=-1) + 1, ends.shape[-1] + 1)

@@ -1,0 +1,252 @@
+"""A trace: what the target wrote, what it thought there, and what each drafter would have drafted at every position.
+
+Tensors in safetensors, the rest in JSON beside them; opened as a memory map, named by its content. Knows no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from autospec.config import SamplingParams
+from autospec.errors import ReplayError
+from autospec.replay.forest import DraftForest, Ints, Rows
+
+SCHEMA_VERSION = 1
+TENSORS, HEADER = "trace.safetensors", "trace.json"
+_DTYPES = {"I32": np.dtype("<i4"), "F32": np.dtype("<f4")}
+
+
+@dataclass(frozen=True, slots=True)
+class TracePrompt:
+    """One recorded text.
+
+    Args:
+        prompt_id: Unique within the trace.
+        category: Of the workload.
+        seed: It was sampled with.
+        num_prompt: Tokens of the rendered prompt.
+        num_new: Tokens the target wrote, an end-of-text token not ending them.
+    """
+
+    prompt_id: str
+    category: str
+    seed: int
+    num_prompt: int
+    num_new: int
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What was recorded.
+
+    A position is a place in an output where a step can begin: behind the first token, which comes from the prefill,
+    and behind every later one but the last. Positions of all prompts are numbered through.
+
+    Args:
+        target: Name of the target.
+        sampling: Decoding settings; its seed does not count.
+        prompts: In order.
+        text: [tokens] prompts and outputs, one behind the other.
+        top_tokens: [tokens, 8] the target's best candidates behind every token of the text.
+        top_logprobs: [tokens, 8] their log-probabilities, unfiltered.
+        eos_token_ids: Of the target.
+        sources: Name of a drafter to its source.
+        forests: Name of a drafter, with its exit where it has several, to what it would draft.
+        rooms: The same to the most tokens it may see.
+        seconds: Phase to what recording took.
+    """
+
+    target: str
+    sampling: SamplingParams
+    prompts: tuple[TracePrompt, ...]
+    text: Ints
+    top_tokens: Ints
+    top_logprobs: NDArray[np.float32]
+    eos_token_ids: tuple[int, ...] = ()
+    sources: dict[str, str] = field(default_factory=dict)
+    forests: dict[str, DraftForest] = field(default_factory=dict)
+    rooms: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def text_starts(self) -> NDArray[np.int64]:
+        """Where each text begins, and where the last one ends: [prompts + 1]."""
+        return np.cumsum([0, *(prompt.num_prompt + prompt.num_new for prompt in self.prompts)])
+
+    @cached_property
+    def position_starts(self) -> NDArray[np.int64]:
+        """Each prompt's first position, and the number of all: [prompts + 1]."""
+        return np.cumsum([0, *(prompt.num_new - 1 for prompt in self.prompts)])
+
+    @property
+    def num_positions(self) -> int:
+        """Number of all positions."""
+        return int(self.position_starts[-1])
+
+    @cached_property
+    def prompt_of(self) -> NDArray[np.int64]:
+        """Which prompt each position belongs to: [positions]."""
+        return np.repeat(np.arange(len(self.prompts)), np.diff(self.position_starts))
+
+    @cached_property
+    def contexts(self) -> NDArray[np.int64]:
+        """Tokens of the text before each position: [positions]."""
+        within = np.arange(self.num_positions) - self.position_starts[self.prompt_of]
+        return within + 1 + np.array([prompt.num_prompt for prompt in self.prompts], dtype=np.int64)[self.prompt_of]
+
+    @cached_property
+    def next_tokens(self) -> Ints:
+        """What the target wrote at each position: [positions]."""
+        return np.asarray(self.text[self.text_starts[self.prompt_of] + self.contexts])
+
+    def left(self, max_new_tokens: int | None = None) -> NDArray[np.int64]:
+        """Return how many tokens remain to be written at each position, 0 or fewer behind the end: [positions].
+
+        Raises:
+            ReplayError: More tokens than were recorded.
+        """
+        lengths = np.array([prompt.num_new for prompt in self.prompts], dtype=np.int64)
+        if max_new_tokens is not None:
+            if max_new_tokens > lengths.min(initial=max_new_tokens):
+                raise ReplayError(
+                    f"`max_new_tokens` must be at most what was recorded, {lengths.min()}, but got {max_new_tokens}"
+                )
+            lengths[:] = max_new_tokens
+        emitted = np.arange(self.num_positions) - self.position_starts[self.prompt_of] + 1
+        return np.asarray(lengths[self.prompt_of] - emitted)
+
+    def prompt_ids(self, row: int) -> list[int]:
+        """Return the tokens of a prompt."""
+        start = self.text_starts[row]
+        return [int(token) for token in self.text[start : start + self.prompts[row].num_prompt]]
+
+    def output_ids(self, row: int) -> list[int]:
+        """Return what the target wrote."""
+        start, end = self.text_starts[row] + self.prompts[row].num_prompt, self.text_starts[row + 1]
+        return [int(token) for token in self.text[start:end]]
+
+    @property
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """All arrays by the name under which they are stored."""
+        found: dict[str, NDArray[Any]] = {
+            "text": self.text,
+            "top_tokens": self.top_tokens,
+            "top_logprobs": self.top_logprobs,
+        }
+        for name, forest in self.forests.items():
+            found |= {f"{name}/{part}": getattr(forest.rows, part) for part in ("tokens", "logprobs", "entropies")}
+            found |= {f"{name}/{part}": getattr(forest, part) for part in ("children", "parents", "ranks")}
+        return found
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all arrays."""
+        return sum(array.nbytes for array in self.tensors.values())
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """Everything but the arrays, as JSON values."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "target": self.target,
+            "sampling": self.sampling.to_json(),
+            "prompts": [asdict(prompt) for prompt in self.prompts],
+            "eos_token_ids": list(self.eos_token_ids),
+            "sources": self.sources,
+            "rooms": self.rooms,
+        }
+
+    @property
+    def content_hash(self) -> str:
+        """Sixteen hexadecimal digits of all that was recorded; what recording took does not count."""
+        digest = hashlib.sha256(json.dumps(self.header, sort_keys=True).encode())
+        for name, array in sorted(self.tensors.items()):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+    def save(self, folder: str | Path) -> Path:
+        """Write it below a folder, under its content's hash; what is there already is left as it is.
+
+        Returns:
+            The folder of the trace itself.
+
+        Raises:
+            ReplayError: It cannot be written.
+        """
+        own = Path(folder) / self.content_hash
+        try:
+            own.mkdir(parents=True, exist_ok=True)
+            if not (own / HEADER).exists():
+                save_file({name: np.ascontiguousarray(array) for name, array in self.tensors.items()}, own / TENSORS)
+                values = {**self.header, "content_hash": own.name, "seconds": self.seconds}
+                (own / HEADER).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ReplayError(f"a trace must go where files can be written, but: {error}") from error
+        return own
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Open what `save` wrote; the arrays are mapped, not read.
+
+        Raises:
+            ReplayError: It cannot be read, is of another version, or is not what its name says.
+        """
+        path = Path(folder)
+        try:
+            values = json.loads((path / HEADER).read_text(encoding="utf-8"))
+            version = values["schema_version"]
+            if version != SCHEMA_VERSION:
+                raise ReplayError(f"a trace must be of version {SCHEMA_VERSION}, but `{path}` is of {version}")
+            trace = cls._of(values, _mapped(path / TENSORS))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ReplayError(f"a trace must be a folder that was recorded whole, but `{path}`: {error}") from error
+        if trace.content_hash != values["content_hash"]:
+            raise ReplayError(f"a trace must hold what its hash says, but `{path}` was changed")
+        return trace
+
+    @classmethod
+    def _of(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        forests = {}
+        for name in sorted({key.rpartition("/")[0] for key in arrays if "/" in key}):
+            rows = Rows(*(arrays[f"{name}/{part}"] for part in ("tokens", "logprobs", "entropies")))
+            forests[name] = DraftForest(rows, *(arrays[f"{name}/{part}"] for part in ("children", "parents", "ranks")))
+        return cls(
+            target=values["target"],
+            sampling=SamplingParams.from_json(values["sampling"]),
+            prompts=tuple(TracePrompt(**prompt) for prompt in values["prompts"]),
+            text=arrays["text"],
+            top_tokens=arrays["top_tokens"],
+            top_logprobs=arrays["top_logprobs"],
+            eos_token_ids=tuple(values["eos_token_ids"]),
+            sources=dict(values["sources"]),
+            forests=forests,
+            rooms=dict(values["rooms"]),
+            seconds=dict(values["seconds"]),
+        )
+
+
+def _mapped(path: Path) -> dict[str, NDArray[Any]]:
+    """Map the arrays of a safetensors file: eight bytes with the header's length, a JSON header, then the data."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    data = np.memmap(path, dtype=np.uint8, mode="r", offset=8 + length)
+    arrays = {}
+    for name, entry in header.items():
+        if name != "__metadata__":
+            start, end = entry["data_offsets"]
+            if end > data.size:
+                raise ValueError(f"`{path.name}` was cut short")
+            arrays[name] = data[start:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    return arrays

@@ -1,0 +1,127 @@
+"""The law of replay: what a trace gives for a configuration is what a live run gives, prompt by prompt."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+from autospec.config import SpecConfig
+from autospec.engine.decoder import SpeculativeDecoder
+from autospec.records import StepStats
+from autospec.replay import RecordedPrompt, Recorder, RecordingBudget, Replay, Simulator, Trace
+
+COUNTS = ("num_steps", "num_drafted", "num_accepted", "num_new_tokens", "num_step_tokens")
+POSITIONS = ("position_tested", "position_accepted")
+NEAR, TIE = 1e-5, 1e-4
+
+
+@dataclass
+class CallCounter:
+    """Counts what the recorded drafters are asked to run."""
+
+    calls: int = 0
+    run: int = 0
+
+    def watch(self, drafter: Any, patch: pytest.MonkeyPatch) -> None:
+        expand = drafter.expand
+
+        def counted(tree: Any, nodes: Any) -> Any:
+            self.calls += 1
+            self.run += len(nodes) * (nodes[0] != -1)
+            return expand(tree, nodes)
+
+        patch.setattr(drafter, "expand", counted, raising=True)
+
+
+def live_runs(
+    pair: SpeculativeDecoder, prompts: list[RecordedPrompt], config: SpecConfig, patch: pytest.MonkeyPatch
+) -> list[tuple[StepStats, int, int]]:
+    runs = []
+    for prompt in prompts:
+        counter = CallCounter()
+        with patch.context() as inner:
+            for name in ("draft", "early_exit"):
+                counter.watch(pair.drafters[name], inner)
+            output = pair.generate([prompt.prompt_ids], config=config, max_new_tokens=32, ignore_eos=True)[0]
+        runs.append((output.stats, counter.calls, counter.run))
+    return runs
+
+
+def is_excused(trace: Trace, replay: Replay, row: int) -> bool:
+    """Tell whether what decides at a visited position of a prompt is as near to deciding otherwise as rounding.
+
+    The target's or the drafter's two best candidates, or the probability that a stopping rule compares.
+    """
+    contexts = replay.contexts[replay.prompts == row]
+    behind = trace.top_logprobs[trace.text_starts[row] + contexts[0] - 1 : trace.text_starts[row + 1] - 1]
+    if np.any(behind[:, 0] - behind[:, 1] < TIE):
+        return True
+    positions = trace.position_starts[row] + contexts - trace.prompts[row].num_prompt - 1
+    for name, forest in trace.forests.items():
+        if name.partition("@")[0] in replay.config.drafter_names:
+            best = forest.rows.logprobs[positions]
+            is_near = np.abs(np.exp(best[:, 0]) - replay.config.stop_threshold) < NEAR
+            if np.any(is_near) or np.any(best[:, 0] - best[:, 1] < TIE):
+                return True
+    return False
+
+
+def differences(replay: Replay, row: int, run: tuple[StepStats, int, int]) -> list[str]:
+    own, (stats, calls, run_nodes) = replay.stats(row), run
+    found = [name for name in (*COUNTS, *POSITIONS) if getattr(own, name) != getattr(stats, name)]
+    found += ["calls"] * bool(replay.per_prompt(replay.calls)[row] != calls)
+    return found + ["run"] * bool(replay.per_prompt(replay.run)[row] != run_nodes)
+
+
+def check_law(
+    pair: SpeculativeDecoder,
+    prompts: list[RecordedPrompt],
+    trace: Trace,
+    configs: list[SpecConfig],
+    patch: pytest.MonkeyPatch,
+) -> None:
+    simulator = Simulator(trace, pair.drafters, recorder=Recorder(pair, RecordingBudget(width=6)))
+    num_excused, num_tokens = 0, 0
+    for config in configs:
+        replay = simulator.replay(config)
+        for row, run in enumerate(live_runs(pair, prompts, config, patch)):
+            num_tokens += run[0].num_new_tokens
+            found = differences(replay, row, run)
+            if found and is_excused(trace, replay, row):
+                num_excused += 1
+            else:
+                assert not found, (config, row, found, replay.stats(row), run)
+    print(f"{num_excused} excuses in {num_tokens} tokens of {len(configs)} configurations")
+    assert num_excused <= max(1, num_tokens // 10_000)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_replay_equals_live_runs(
+    pair: SpeculativeDecoder,
+    prompts: list[RecordedPrompt],
+    trace: Trace,
+    draw_config: Callable[[random.Random], SpecConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+) -> None:
+    numbers = random.Random(seed)
+    check_law(pair, prompts, trace, [draw_config(numbers) for _ in range(15)], monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 108))
+def test_replay_equals_live_runs_for_many_configurations(
+    pair: SpeculativeDecoder,
+    prompts: list[RecordedPrompt],
+    trace: Trace,
+    draw_config: Callable[[random.Random], SpecConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    seed: int,
+) -> None:
+    numbers = random.Random(seed)
+    check_law(pair, prompts, trace, [draw_config(numbers) for _ in range(30)], monkeypatch)

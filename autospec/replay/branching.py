@@ -137,7 +137,7 @@ class _Best:
         """Keep the best of both; of equals those that were seen first."""
         both = [np.concatenate(pair, axis=1) for pair in zip(self._parts, other._parts, strict=True)]
         order = np.argsort(-both[0].astype(np.float64), axis=1, kind="stable")[:, :budget]
-        return _Best(*(np.take_along_axis(part, order, axis=1) for part in both))  # type: ignore[arg-type]
+        return _Best(*(np.take_along_axis(part, order, axis=1) for part in both))
 
     def enter(self, ladder: StepTable, level: int) -> None:
         """Write what the tree cut to the budget holds."""

@@ -25,6 +25,9 @@ from autospec.replay.forest import DraftForest, Ints, Rows
 from autospec.replay.running import TextRunner, draft_model, rows_of
 from autospec.replay.trace import Trace, TracePrompt
 
+# Positions whose drafts are run together: more make larger forwards, but every node is masked from all others.
+_AT_ONCE = 16
+
 
 @dataclass(frozen=True, slots=True)
 class RecordingBudget:
@@ -172,10 +175,13 @@ class Recorder:
         if self.budget.max_nodes:
             configs.append(replace(chain, tree_width=width, tree_nodes=self.budget.max_nodes))
         for row, runner in enumerate(runners):
-            positions = np.arange(starts[row], starts[row + 1])
-            for config in configs:
-                adder = _Adder(forest, runner, contexts, width)
-                grow_layers(forest, config, wanted_of(trace, positions, limits), limits[positions], positions, adder)
+            adder = _Adder(forest, runner, contexts, width)
+            for start in range(starts[row], starts[row + 1], _AT_ONCE):
+                positions = np.arange(start, min(start + _AT_ONCE, starts[row + 1]))
+                for config in configs:
+                    wanted = wanted_of(trace, positions, limits)
+                    grow_layers(forest, config, wanted, limits[positions], positions, adder)
+                runner.forget()
             runners[row] = None  # type: ignore[call-overload]
 
     def _runner(self, trace: Trace, model: CausalLM, row: int) -> TextRunner:

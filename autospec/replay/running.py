@@ -65,8 +65,7 @@ class TextRunner:
         new = list[tuple[int, int, int]]()  # (node, parent, token), parents before children
         needed = self._missing([int(parent) for parent in parents], forest)
         if len(self._slots) + len(needed) + len(parents) > self._max_nodes:
-            self._slots.clear()
-            self._cache.crop(0, self._length)
+            self.forget()
             needed = self._missing([int(parent) for parent in parents], forest)
         for node in needed:
             parent = int(forest.parents[node])
@@ -91,6 +90,11 @@ class TextRunner:
         logits = self._model.forward(tokens, self._cache, tree_mask=mask, depths=depths)[0]
         self._slots = slots
         return self._fit(logits[len(needed) :])
+
+    def forget(self) -> None:
+        """Drop the draft nodes from the cache; what is asked behind them later runs them again."""
+        self._slots = {}
+        self._cache.crop(0, self._length)
 
     def _missing(self, nodes: Sequence[int], forest: DraftForest) -> list[int]:
         """Return the nodes on the ways to these that are not in the cache, parents before children."""

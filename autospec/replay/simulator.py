@@ -24,6 +24,8 @@ from autospec.replay.trace import Trace
 from autospec.replay.walking import Route, walk_adaptive, walk_heuristic, walk_plain
 from autospec.rules import ACCEPT_RULES
 
+_LADDER_DEPTH = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Replay:
@@ -206,11 +208,12 @@ class Simulator:
 
     def _ladder(self, config: SpecConfig, key: str) -> StepTable:
         forest, least = self.trace.forests[key], config.stop_threshold * (config.stop_rule == "cumulative")
-        known = (key, forest.num_nodes, config.tree_shape, config.tree_width, config.tree_nodes, least)
-        known = (*known, config.draft_length)
+        shape = (config.tree_shape, config.tree_width, config.tree_nodes)
+        depth = max(_LADDER_DEPTH, config.draft_length)  # one growth serves every shorter draft
+        known = (key, forest.num_nodes, *shape, least, depth)
         if known not in self._ladders:
             places = np.arange(self.trace.num_positions)
-            limits = np.minimum(self._most, config.draft_length)
+            limits = np.minimum(self._most, depth)
             limits = np.clip(limits, 0, np.maximum(self.trace.rooms[key] - self.trace.contexts + 1, 0))
             wanted = wanted_of(self.trace, places, limits)
             self._ladders[known] = grow_layers(forest, config, wanted, limits, places)

@@ -45,8 +45,8 @@ class StepTable:
     @classmethod
     def empty(cls, *shape: int) -> Self:
         """Return the table of a drafter that drafts nothing."""
-        counts = (np.zeros(shape, dtype=np.int16) for _ in range(6))
-        return cls(*counts, np.zeros(shape, dtype=np.bool_))
+        counts = {one.name: np.zeros(shape, dtype=np.int16) for one in fields(cls)[:-1]}
+        return cls(**counts, is_missing=np.zeros(shape, dtype=np.bool_))
 
     @classmethod
     def stack(cls, tables: list[StepTable]) -> Self:
@@ -145,4 +145,4 @@ class Chains:
 
 def first_true(ends: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return the place of the first True of rows [..., n], counted from 1; n + 1 where there is none."""
-    return np.where(ends.any(axis=-1), ends.argmax(axis=-1) + 1, ends.shape[-1] + 1)
+    return np.asarray(np.where(ends.any(axis=-1), ends.argmax(axis=-1) + 1, ends.shape[-1] + 1))

@@ -12,6 +12,7 @@ import pytest
 
 from autospec.config import SpecConfig
 from autospec.engine.decoder import SpeculativeDecoder
+from autospec.errors import ReplayError, ReplayMiss
 from autospec.records import StepStats
 from autospec.replay import RecordedPrompt, Recorder, RecordingBudget, Replay, Simulator, Trace
 
@@ -125,3 +126,70 @@ def test_replay_equals_live_runs_for_many_configurations(
 ) -> None:
     numbers = random.Random(seed)
     check_law(pair, prompts, trace, [draw_config(numbers) for _ in range(30)], monkeypatch)
+
+
+def test_steps_hold_what_a_cost_model_asks(trace: Trace) -> None:
+    config = SpecConfig("draft", 3)
+    replay = Simulator(trace).replay(config)
+    own = replay.prompts == 0
+    # Every step begins where the one before it ended, and the last one ends with the output.
+    contexts, written = replay.contexts[own], replay.accepted[own] + 1
+    assert contexts[0] == trace.prompts[0].num_prompt + 1
+    np.testing.assert_array_equal(np.diff(contexts), written[:-1])
+    assert contexts[-1] + written[-1] == trace.prompts[0].num_prompt + trace.prompts[0].num_new
+    # A chain takes a forward for each token, and the last token is never run.
+    np.testing.assert_array_equal(replay.calls, replay.nodes)
+    np.testing.assert_array_equal(replay.run, np.maximum(replay.nodes - 1, 0))
+
+
+def test_speculation_off_takes_a_step_for_every_token(trace: Trace) -> None:
+    replay = Simulator(trace, max_new_tokens=10).replay(SpecConfig())
+    assert replay.per_prompt().tolist() == [9] * len(trace.prompts)
+    assert replay.per_prompt(replay.nodes).tolist() == [0] * len(trace.prompts)
+
+
+def test_configurations_do_not_change_each_other(
+    trace: Trace, draw_config: Callable[[random.Random], SpecConfig], pair: SpeculativeDecoder
+) -> None:
+    numbers = random.Random(7)
+    configs = [config for config in (draw_config(numbers) for _ in range(40)) if config.tree_shape == "chain"]
+    together = Simulator(trace, pair.drafters).replay_all(configs)
+    for config, replay in zip(configs, together, strict=True):
+        alone = Simulator(trace, pair.drafters).replay(config)
+        np.testing.assert_array_equal(alone.contexts, replay.contexts)
+        np.testing.assert_array_equal(alone.nodes, replay.nodes)
+
+
+def test_a_draft_that_was_not_recorded_is_missed_and_then_recorded(
+    pair: SpeculativeDecoder, prompts: list[RecordedPrompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = Recorder(pair, RecordingBudget(max_depth=2, width=6, max_nodes=0)).record(prompts[:1], 32)
+    config = SpecConfig("draft", 6)
+    with pytest.raises(ReplayMiss, match="draft x6 exact"):
+        Simulator(trace).replay(config)
+    replay = Simulator(trace, recorder=Recorder(pair)).replay(config)
+    assert differences(replay, 0, live_runs(pair, prompts[:1], config, monkeypatch)[0]) == []
+    np.testing.assert_array_equal(Simulator(trace).replay(config).nodes, replay.nodes)
+
+
+def test_a_wider_node_than_was_recorded_is_missed(trace: Trace) -> None:
+    with pytest.raises(ReplayMiss, match="6 candidates, not 7"):
+        Simulator(trace).replay(SpecConfig("draft", 2, tree_shape="beam", tree_width=7))
+
+
+@pytest.mark.parametrize("rule", ["lenient", "relaxed", "margin", "contrastive"])
+def test_a_rule_that_leaves_the_recorded_text_is_refused(trace: Trace, rule: str) -> None:
+    with pytest.raises(ReplayError, match=f"must keep the target's own tokens, but '{rule}'"):
+        Simulator(trace).replay(SpecConfig("draft", 2, accept_rule=rule))
+
+
+def test_a_drafter_that_the_trace_does_not_know_is_refused(trace: Trace) -> None:
+    with pytest.raises(ReplayError, match="recorded or given, but 'other'"):
+        Simulator(trace).replay(SpecConfig("other", 2))
+
+
+def test_a_trace_that_would_be_too_large_is_refused_before_anything_runs(
+    pair: SpeculativeDecoder, prompts: list[RecordedPrompt]
+) -> None:
+    with pytest.raises(ReplayError, match="must fit 1000 bytes, but would take about"):
+        Recorder(pair, RecordingBudget(max_bytes=1000)).record(prompts, 32)

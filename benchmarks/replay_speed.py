@@ -1,0 +1,72 @@
+"""How fast configurations are replayed, and what recording takes: `python benchmarks/replay_speed.py`.
+
+Draws 2,000 different configurations of `search_spaces/full.yaml` and writes seconds, configurations a minute, how many
+could not be replayed and why, and recording over plain decoding. Needs nothing but the package.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+
+import numpy as np
+
+from autospec import pocket
+from autospec.clock import Clock
+from autospec.config import SamplingParams
+from autospec.engine.decoder import SpeculativeDecoder
+from autospec.errors import ReplayError
+from autospec.replay import RecordedPrompt, Recorder, RecordingBudget, Simulator
+from autospec.tuning import SearchSpace
+
+NUM_PROMPTS, NUM_NEW, NUM_CONFIGS = 24, 64, int(sys.argv[1]) if len(sys.argv) > 1 else 2000
+
+
+def say(line: str) -> None:
+    """Write a line."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Record, replay, and write how long both took."""
+    sources = {"draft": pocket.draft_path(), "early_exit": "early_exit"}
+    sources |= {name: name for name in ("ngram", "suffix", "recycling")}
+    decoder = SpeculativeDecoder.from_pretrained(pocket.target_path(), sources, device="cpu", dtype="float32")
+    assert decoder.text is not None
+    rows = [json.loads(line) for line in pocket.workload_path().read_text(encoding="utf-8").splitlines()]
+    prompts = [
+        RecordedPrompt(row["id"], row["category"], tuple(decoder.text.encode(row["prompt"])))
+        for row in rows[:: len(rows) // NUM_PROMPTS][:NUM_PROMPTS]
+    ]
+    budget = RecordingBudget(exit_layers=(1, 2, 4, 6))
+    trace = Recorder(decoder, budget).record(prompts, NUM_NEW)
+    plain = trace.seconds["plain"]
+    say(f"plain decoding {plain:.2f} s; {trace.num_bytes / 1e6:.1f} MB")
+    for key, seconds in trace.seconds.items():
+        say(f"recording {key}: {seconds:.2f} s, {seconds / plain:.2f} plain")
+    numbers, space = np.random.default_rng(0), SearchSpace.load("full").under(SamplingParams())
+    drawn = filter(None, (space.draw(numbers) for _ in range(2 * NUM_CONFIGS)))
+    configs = list(dict.fromkeys(space.config(params) for params in drawn))[:NUM_CONFIGS]
+    simulator, clock = Simulator(trace), Clock("cpu")
+    spent, refused = Counter[str](), Counter[str]()
+    counts = Counter[str]()
+    for config in configs:
+        kind, started = f"{config.drafter} {config.tree_shape}", clock.now()
+        try:
+            simulator.replay(config)
+        except ReplayError as error:
+            refused[f"{type(error).__name__} {kind}"] += 1
+        spent[kind] += clock.now() - started
+        counts[kind] += 1
+    total = sum(spent.values())
+    say(f"{len(configs)} configurations in {total:.1f} s: {60 * len(configs) / total:.0f} a minute")
+    for kind, seconds in spent.most_common():
+        say(f"  {kind}: {counts[kind]} in {seconds:.1f} s")
+    for reason, count in refused.most_common():
+        say(f"  not replayed: {count} {reason}")
+
+
+if __name__ == "__main__":
+    main()

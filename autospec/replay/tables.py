@@ -61,6 +61,13 @@ class StepTable:
         values["run"] = np.where(own, self.run, self.run + other.run)
         return StepTable(**values)
 
+    def cut(self, limits: NDArray[np.int64]) -> StepTable:
+        """Return the steps of chains cut to a length: [positions]; of drafters without forwards."""
+        nodes = np.minimum(self.nodes, limits).astype(np.int16)
+        accepted = np.minimum(self.accepted, nodes)
+        tested = (accepted + (accepted < nodes)).astype(np.int16)
+        return StepTable(nodes, nodes, accepted, tested, self.calls, self.run, self.is_missing)
+
     def put(self, position: int, tree: TokenTree, wanted: list[int]) -> None:
         """Enter a draft.
 

@@ -71,6 +71,13 @@ class TextTables:
             config: The knobs.
             limits: [positions] the longest draft that is asked for.
         """
+        if config.tree_shape == "chain" and not isinstance(self._drafter, SuffixDrafter):
+            # A shorter draft is the beginning of a longer one.
+            longest = self._known(config, np.maximum(self._trace.left() - 1, 0))
+            return longest.cut(limits)
+        return self._known(config, limits)
+
+    def _known(self, config: SpecConfig, limits: np.ndarray) -> StepTable:
         key = (limits.tobytes(), *(getattr(config, knob) for knob in self._knobs))
         if key not in self._kept:
             self._kept[key] = self._filled(config, limits)

@@ -75,6 +75,8 @@ class PolicyError(AutospecError, ValueError):
 
 class ProfileError(AutospecError, ValueError):
     """A file of a hardware profile that is malformed, tampered with, or of another schema."""
+
+
 class ReplayError(AutospecError, RuntimeError):
     """A trace that cannot be read, or a configuration whose outcome a trace does not decide."""
 

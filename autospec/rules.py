@@ -190,11 +190,13 @@ class DrafterFacts:
         needs_path: Its source is `kind:path`; otherwise the kind alone, or with a path where it can read one.
         meaning: In a few words, with the source.
         reads_data: The path is a file or folder of data, not a model.
+        runs_code: The path is `MODULE:FACTORY`, Python that makes the drafter and runs only where it is allowed.
     """
 
     needs_path: bool
     meaning: str
     reads_data: bool = False
+    runs_code: bool = False
 
 
 DRAFTER_KINDS = {
@@ -210,7 +212,10 @@ DRAFTER_KINDS = {
     ),
     "recycling": DrafterFacts(False, "the target's own top candidates behind each token (2408.08696)"),
     "datastore": DrafterFacts(True, "what most often followed this ending in files of one's own (2311.08252)", True),
+    "import": DrafterFacts(True, "whatever a factory of one's own makes, import:MODULE:FACTORY", runs_code=True),
 }
+# Stands before the source of a drafter that was given as an object in Python: no source makes it again.
+OBJECT_PREFIX = "object:"
 
 
 def split_source(source: str) -> tuple[str, str]:
@@ -219,3 +224,18 @@ def split_source(source: str) -> tuple[str, str]:
     if kind in DRAFTER_KINDS and (colon or not DRAFTER_KINDS[kind].needs_path):
         return kind, path
     return "", source
+
+
+def model_named(source: str) -> str:
+    """Return the id or path of the model or heads in a drafter's source; empty where it names none."""
+    kind, path = split_source(source)
+    has_none = source.startswith(OBJECT_PREFIX) or (
+        bool(kind) and (DRAFTER_KINDS[kind].reads_data or DRAFTER_KINDS[kind].runs_code)
+    )
+    return "" if has_none else path
+
+
+def imported_path(source: str) -> str:
+    """Return `MODULE:FACTORY` of a source `import:MODULE:FACTORY`; empty for other sources."""
+    kind, path = split_source(source)
+    return path if kind and DRAFTER_KINDS[kind].runs_code else ""

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from autospec import pocket
 from autospec.errors import ConfigError
-from autospec.rules import DRAFTER_KINDS, split_source
+from autospec.rules import DRAFTER_KINDS, OBJECT_PREFIX, model_named, split_source
 
 if TYPE_CHECKING:
+    from autospec.engine.drafters import Drafter
     from autospec.engine.model import CausalLM
 
 POCKET_PREFIX = "pocket/"
@@ -70,6 +71,8 @@ def portable_source(source: str) -> str:
     kind, path = split_source(source)
     if kind and _is_data(source):
         return f"{kind}:{Path(path).expanduser().resolve()}"
+    if kind and path and not model_named(source):
+        return source
     if kind:
         return f"{kind}:{portable_source(path)}" if path else kind
     if not Path(source).is_dir():
@@ -118,7 +121,7 @@ def model_digest(source: str) -> str | None:
     """
     if _is_data(source):
         return _data_digest(Path(split_source(source)[1]).expanduser())
-    place = split_source(source)[1]
+    place = model_named(source)
     folder = Path(resolve_source(place))
     if not place or not folder.is_dir():
         return None
@@ -136,18 +139,27 @@ def model_digest(source: str) -> str | None:
     return digest.hexdigest()[:16]
 
 
-def loaded_source(source: str, model: CausalLM | None) -> ModelSource:
-    """Return where a loaded model or drafter came from.
+def drafter_source(drafter: Drafter) -> ModelSource:
+    """Return where a drafter came from.
 
-    A hub id is pinned to the commit that was loaded, where that is known; what follows a kind cannot be.
+    What follows a kind is not pinned to a commit. An object of one's own has no source that would make it again, and
+    `object:` before what it calls itself says so; a factory of one's own has.
+    """
+    source = drafter.source
+    if split_source(source)[0]:
+        return ModelSource(portable_source(source), digest=model_digest(source))
+    model = getattr(drafter, "model", None)
+    if model is None or getattr(model, "name", None) != source:
+        return ModelSource(OBJECT_PREFIX + source)
+    return loaded_source(source, model)
+
+
+def loaded_source(source: str, model: CausalLM) -> ModelSource:
+    """Return where a loaded model came from; a hub id is pinned to the commit that was loaded, where that is known.
 
     Args:
         source: As it was given when it was loaded.
-        model: What was loaded; None where a drafter has no model of its own.
+        model: What was loaded.
     """
-    if split_source(source)[0]:
-        return ModelSource(portable_source(source), digest=model_digest(source))
-    if model is None:
-        return ModelSource(source)
     revision = model.revision or getattr(model.model.config, "_commit_hash", None)
     return ModelSource(portable_source(source), revision, model_digest(source))

@@ -20,7 +20,7 @@ ROOMS = {
     "optuna": ("autospec.tuning",),
     "rich": ("autospec.cli",),
     "sklearn": ("autospec.cost_model",),
-    "transformers": ("autospec.engine.model", "autospec.engine.text", "autospec.training"),
+    "transformers": ("autospec.engine.model", "autospec.engine.mtp", "autospec.engine.text", "autospec.training"),
 }
 
 

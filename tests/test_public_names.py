@@ -56,6 +56,7 @@ def test_the_signatures_of_the_public_contract() -> None:
     decoder = autospec.SpeculativeDecoder
     assert _parameters(decoder.from_pretrained) == [
         "target", "drafters", "tokenizer", "device", "dtype", "revision", "trust_remote_code", "compile",
+        "allow_import",
     ]  # fmt: skip
     assert _parameters(decoder.generate) == [
         "prompts", "config", "sampling", "max_new_tokens", "stop", "ignore_eos", "category",
@@ -63,7 +64,7 @@ def test_the_signatures_of_the_public_contract() -> None:
     assert _parameters(decoder.stream) == ["prompt", *_parameters(decoder.generate)[1:]]
     assert _parameters(autospec.load_policy) == ["path", "strict"]
     assert _parameters(autospec.Policy.choose) == ["batch_size", "context_length", "category"]
-    assert _parameters(autospec.Policy.decoder) == ["device", "trust_remote_code"]
+    assert _parameters(autospec.Policy.decoder) == ["device", "drafters", "allow_import", "trust_remote_code"]
     assert _parameters(autospec.SearchSpace.load) == ["path", "drafters"]
     assert _parameters(autospec.tune) == [
         "decoder", "workload", "space", "output_dir", "settings", "tracker", "on_event", "command",

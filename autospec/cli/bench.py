@@ -50,6 +50,7 @@ class BenchSettings:
     policies: tuple[str, ...] = ()
     split: Literal["held_out", "tune"] = "held_out"
     repeats: int = 2
+    allow_import: tuple[str, ...] = ()
     output_root: str = "outputs"
 
     def __post_init__(self) -> None:
@@ -78,14 +79,14 @@ def run(composed: Composed) -> int:
     assert settings is not None
     bench = _read(settings, faults)
     model = settings.model or _policies_model(bench.policies, faults)
-    check_models(model, faults)
+    check_models(model, faults, settings.allow_import)
     check_configs([*bench.configs, *bench.picked], model, faults)
     root = faults.attempt(lambda: checked_root(settings.output_root))
     faults.raise_if_any()
     assert root is not None
     assert bench.workload is not None
     assert settings.workload is not None
-    decoder = load_decoder(model)
+    decoder = load_decoder(model, settings.allow_import)
     bench.workload = fit_workload(bench.workload, settings.workload, decoder)
     contenders = _contenders(bench, decoder, bench.workload)
     folder = new_output_dir(root, "bench")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,9 +15,10 @@ from autospec.cli.faults import Faults
 from autospec.cli.schema import ModelSettings, typed
 from autospec.config import SpecConfig
 from autospec.errors import ConfigError
+from autospec.imports import import_callable
 from autospec.pocket import workload_path
 from autospec.records import Workload
-from autospec.rules import DRAFTER_KINDS, split_source
+from autospec.rules import DRAFTER_KINDS, imported_path, model_named, split_source
 from autospec.runners import check_prompts
 from autospec.sources import POCKET_PREFIX, resolve_source
 from autospec.workloads import CountTokens, WorkloadSource, load_workload
@@ -80,17 +82,23 @@ def embedded_model(command: str) -> ModelSettings:
     return model
 
 
-def check_models(model: ModelSettings, faults: Faults) -> None:
+def check_models(model: ModelSettings, faults: Faults, allow_import: Collection[str] = ()) -> None:
     """Look for every model without loading it; all that are missing become faults.
 
-    A hub that cannot be reached is asked once, so that the answer comes within seconds.
+    A hub that cannot be reached is asked once, so that the answer comes within seconds. Factories of drafters are
+    imported, where that is allowed.
     """
     quieten(_sources(model).values())
     from autospec.engine.location import locate, looks_like_path
 
+    if not model.target:
+        faults.found.append(
+            "`model.target` must be given where settings of `model` are, or a choice such as model=pocket"
+        )
     hub_failed = False
     for name, source in model.named_drafters.items():
         faults.attempt(partial(_check_data, source), f"model.drafters.{name}")
+        faults.attempt(partial(_check_import, source, allow_import), f"model.drafters.{name}")
     for where, source in _sources(model).items():
         location = faults.attempt(partial(resolve_source, source), where)
         if location is None or (hub_failed and not looks_like_path(location)):
@@ -103,9 +111,7 @@ def _sources(model: ModelSettings) -> dict[str, str]:
     """Return every model by the name of its setting; drafters that are built in have none."""
     named = {"model.target": model.target, "model.tokenizer": model.tokenizer or ""}
     for name, source in model.named_drafters.items():
-        kind, path = split_source(source)
-        if not (kind and DRAFTER_KINDS[kind].reads_data):
-            named[f"model.drafters.{name}"] = path
+        named[f"model.drafters.{name}"] = model_named(source)
     return {name: source for name, source in named.items() if source}
 
 
@@ -115,14 +121,30 @@ def _check_data(source: str) -> None:
         raise ConfigError(f"what a drafter of kind {kind!r} reads must be a file or folder, but `{path}` is not there")
 
 
+def _check_import(source: str, allow_import: Collection[str]) -> None:
+    if path := imported_path(source):
+        let_import(allow_import)
+        import_callable(path, allow_import)
+
+
+def let_import(allow_import: Collection[str]) -> None:
+    """Where something may be imported, look for it in the working folder too, however the command was started."""
+    if allow_import and not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
+
+
 def quieten(sources: Iterable[str]) -> None:
     """Turn off the progress bars of loading where all files are local; must come before the first import."""
     if all(source.startswith(POCKET_PREFIX) or Path(source).expanduser().is_dir() for source in sources):
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
-def load_decoder(model: ModelSettings) -> SpeculativeDecoder:
+def load_decoder(model: ModelSettings, allow_import: Collection[str] = ()) -> SpeculativeDecoder:
     """Load the models.
+
+    Args:
+        model: Which.
+        allow_import: Modules whose code may make drafters.
 
     Raises:
         ModelError: One cannot be loaded or used.
@@ -138,6 +160,7 @@ def load_decoder(model: ModelSettings) -> SpeculativeDecoder:
         dtype=model.dtype,
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
+        allow_import=allow_import,
     )
 
 

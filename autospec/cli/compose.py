@@ -27,6 +27,8 @@ RAW_TEXT = ("prompt",)
 # Tables to which an override may add a name without Hydra's `+`.
 OPEN_TABLES = ("model.drafters",)
 _OVERRIDE = re.compile(r"(?P<prefix>\+\+|\+|~)?(?P<key>[\w./@-]+)=(?P<value>.*)", re.DOTALL)
+# Permissions: whoever starts a command gives them, and no file in his place.
+_BY_HAND_ONLY = ("allow_import",)
 _MISSING = "???"
 
 
@@ -176,8 +178,14 @@ def _dotted(values: Mapping[Any, Any], prefix: str = "") -> Iterator[str]:
             yield from _dotted(value, f"{prefix}{key}.")
 
 
-def plain_values(config: DictConfig, overrides: Sequence[str] = ()) -> Composed:
-    """Resolve interpolations; a name that must be given and was not is a fault and left out."""
+def plain_values(config: DictConfig, overrides: Sequence[str] = (), by_hand: Sequence[str] | None = None) -> Composed:
+    """Resolve interpolations; a name that must be given and was not is a fault and left out.
+
+    Args:
+        config: As Hydra composed it.
+        overrides: Of this job.
+        by_hand: The words of the command line, where the overrides of a job may come from elsewhere too.
+    """
     faults = []
     try:
         values = OmegaConf.to_container(config, resolve=True)
@@ -188,6 +196,11 @@ def plain_values(config: DictConfig, overrides: Sequence[str] = ()) -> Composed:
     plain = {str(key): value for key, value in values.items()}
     for name in [name for name in list(_dotted(plain)) if _pop_missing(plain, name)]:
         faults.append(f"`{name}` must be given, as {name}=VALUE")
+    words = overrides if by_hand is None else by_hand
+    typed_keys = {match["key"] for text in words if (match := _OVERRIDE.fullmatch(text))}
+    for name in _BY_HAND_ONLY:
+        if plain.get(name) and name not in typed_keys:
+            faults.append(f"`{name}` must be given on the command line itself, but a file sets it to {plain[name]}")
     return Composed(plain, faults, tuple(overrides))
 
 

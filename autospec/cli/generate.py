@@ -8,7 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autospec.cli.build import check_configs, check_models, embedded_model, load_decoder, quieten, spec_config
+from autospec.cli.build import (
+    check_configs,
+    check_models,
+    embedded_model,
+    let_import,
+    load_decoder,
+    quieten,
+    spec_config,
+)
 from autospec.cli.compose import Composed, near
 from autospec.cli.faults import Faults
 from autospec.cli.schema import ModelSettings, typed
@@ -16,7 +24,7 @@ from autospec.config import SamplingParams, SpecConfig
 from autospec.errors import AutospecWarning, ConfigError
 from autospec.policy import Policy, load_policy
 from autospec.records import StepStats
-from autospec.rules import split_source
+from autospec.rules import model_named
 
 if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
@@ -38,6 +46,7 @@ class GenerateSettings:
     top_p: float | None = None
     top_k: int | None = None
     seed: int = 0
+    allow_import: tuple[str, ...] = ()
     output_root: str = "outputs"
 
     def __post_init__(self) -> None:
@@ -61,17 +70,18 @@ def run(composed: Composed) -> int:
     assert settings is not None
     request = _request(settings, faults)
     if settings.model is not None:
-        check_models(settings.model, faults)
+        check_models(settings.model, faults, settings.allow_import)
     faults.raise_if_any()
     if settings.model is None and isinstance(request.config, Policy):
         quieten(_sources(request.config))
-        decoder = request.config.decoder()
+        let_import(settings.allow_import)
+        decoder = request.config.decoder(allow_import=settings.allow_import)
     else:
         model = settings.model or embedded_model("generate")
         if isinstance(request.config, SpecConfig):
             check_configs([request.config], model, faults)
             faults.raise_if_any()
-        decoder = load_decoder(model)
+        decoder = load_decoder(model, settings.allow_import)
     stats = _stream(decoder, request, settings)
     print("\n".join(statistics(stats)), file=sys.stderr)
     return 0
@@ -80,7 +90,7 @@ def run(composed: Composed) -> int:
 def _sources(policy: Policy) -> list[str]:
     """Return where the models of a policy come from; drafters that are built in come from nowhere."""
     sources = [policy.target.source, *(drafter.source for drafter in policy.drafters.values())]
-    return [path for path in (split_source(source)[1] for source in sources) if path]
+    return [path for path in map(model_named, sources) if path]
 
 
 def _check_category(category: str | None, policy: Policy) -> None:

@@ -108,7 +108,7 @@ def _run_through_hydra(command: str, words: list[str]) -> int:
     @hydra.main(version_base="1.3", config_path=str(data_dir("conf")), config_name=command)
     def job(config: DictConfig) -> None:
         overrides = HydraConfig.get().overrides.task
-        codes.append(_guarded(command, lambda: plain_values(config, overrides)))
+        codes.append(_guarded(command, lambda: plain_values(config, overrides, words)))
         if codes[-1] == EXIT_INTERRUPTED:
             sys.exit(EXIT_INTERRUPTED)  # no further job of a sweep
 

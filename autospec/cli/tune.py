@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import autospec
-from autospec.cli.build import check_models, checked_root, fit_workload, load_decoder, read_workload
+from autospec.cli.build import check_models, checked_root, fit_workload, let_import, load_decoder, read_workload
 from autospec.cli.compose import Composed
 from autospec.cli.console import Terminal
 from autospec.cli.faults import EXIT_INTERRUPTED, Faults
@@ -20,8 +20,10 @@ from autospec.cli.runs import CONFIG_FILE, RunKey, config_hash, finish_run, open
 from autospec.cli.schema import ModelSettings, TrackingSettings, typed
 from autospec.cli.summary import summary_lines
 from autospec.errors import ConfigError, TrackingError
+from autospec.imports import code_digest
 from autospec.profiling import device_fingerprint, fingerprint_hash
 from autospec.records import Workload
+from autospec.rules import imported_path
 from autospec.runners import check_references, make_scorer
 from autospec.sources import model_digest, tokenizer_digest
 from autospec.tracking import MlflowTracker
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
 
 # What does not change what is measured, so that a run is gone on with whatever they are.
-_NOT_IN_HASH = ("resume", "dry_run", "output_root", "tracking")
+_NOT_IN_HASH = ("resume", "dry_run", "output_root", "tracking", "allow_import")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,13 @@ class TuneSettings:
     search_space: str = "chain"
     output_root: str = "outputs"
     resume: bool = True
+    allow_import: tuple[str, ...] = ()
     dry_run: bool = False
+
+    @property
+    def of_study(self) -> StudySettings:
+        """The study's, with what may be lost and which code may judge it."""
+        return replace(self.study, quality=replace(self.quality, allow_import=self.allow_import))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +105,8 @@ def _prepare(composed: Composed, terminal: Terminal) -> _Job:
         faults.attempt(partial(space.under, workload.sampling))
     if space is not None and not settings.quality.allows_lossy:
         faults.found.extend(space.lossy_faults())
-    _check_scorer(settings.quality, workload, composed.overrides, faults)
-    check_models(settings.model, faults)
+    _check_scorer(settings, workload, faults)
+    check_models(settings.model, faults, settings.allow_import)
     root = faults.attempt(lambda: checked_root(settings.output_root))
     tracker = None if root is None else _tracker(settings.tracking, root)
     if tracker is not None:
@@ -109,7 +117,7 @@ def _prepare(composed: Composed, terminal: Terminal) -> _Job:
     assert workload is not None
     assert space is not None
     terminal.line(f"loading {', '.join([settings.model.target, *settings.model.named_drafters.values()])}")
-    decoder = load_decoder(settings.model)
+    decoder = load_decoder(settings.model, settings.allow_import)
     workload = fit_workload(workload, source, decoder)
     if tracker is not None and not settings.dry_run:
         _reach(tracker.connect)
@@ -117,17 +125,15 @@ def _prepare(composed: Composed, terminal: Terminal) -> _Job:
     return _Job(settings, root, decoder, workload, space, tracker, command)
 
 
-def _check_scorer(
-    quality: QualitySettings, workload: Workload | None, overrides: Sequence[str], faults: Faults
-) -> None:
-    """Look for the scorer; code is imported only where the command line itself says so, never because a file does."""
-    is_named = any(text.lstrip("+").startswith("quality.allow_import=") for text in overrides)
-    if quality.allow_import and not is_named:
-        faults.found.append("`quality.allow_import=true` must stand on the command line, but it comes from a file")
-    else:
-        faults.attempt(partial(make_scorer, quality.scorer, quality.allow_import), "quality.scorer")
+def _check_scorer(settings: TuneSettings, workload: Workload | None, faults: Faults) -> None:
+    scorer = settings.quality.scorer
+    if settings.quality.allow_import:
+        faults.found.append("`quality.allow_import` is for Python; on a command line it is `allow_import=[MODULE]`")
+        return
+    let_import(settings.allow_import)
+    faults.attempt(partial(make_scorer, scorer, settings.allow_import), "quality.scorer")
     if workload is not None:
-        faults.attempt(partial(check_references, quality.scorer, workload), "quality.scorer")
+        faults.attempt(partial(check_references, scorer, workload), "quality.scorer")
 
 
 def _tracker(settings: TrackingSettings, root: Path) -> MlflowTracker | None:
@@ -158,7 +164,7 @@ def _dry_run(job: _Job, terminal: Terminal) -> int:
                 job.workload,
                 job.space,
                 output_dir=Path(folder),
-                settings=replace(job.settings.study, quality=job.settings.quality),
+                settings=job.settings.of_study,
                 on_event=on_event,
                 command=job.command,
             )
@@ -180,7 +186,7 @@ def _tune(job: _Job, values: dict[str, Any], terminal: Terminal) -> int:
         job.workload,
         job.space,
         output_dir=folder,
-        settings=replace(settings.study, quality=settings.quality),
+        settings=settings.of_study,
         tracker=tracker,
         on_event=Narrator(terminal),
         command=job.command,
@@ -203,7 +209,7 @@ def _run_key(job: _Job, values: dict[str, Any]) -> RunKey:
     extra = {
         "version": autospec.__version__,
         "space": job.space.content_hash,
-        "models": {name: [source, model_digest(source)] for name, source in sources.items()},
+        "models": {name: [source, _digest(source)] for name, source in sources.items()},
         "tokenizer": [tokenizer, tokenizer_digest(tokenizer) if tokenizer else None],
     }
     return RunKey(
@@ -211,6 +217,11 @@ def _run_key(job: _Job, values: dict[str, Any]) -> RunKey:
         workload_hash=job.workload.content_hash,
         device_hash=fingerprint_hash(device_fingerprint(target.device, target.dtype)),
     )
+
+
+def _digest(source: str) -> str | None:
+    path = imported_path(source)
+    return code_digest(path) if path else model_digest(source)
 
 
 def _draw(folder: Path, tracker: MlflowTracker | NullTracker) -> None:

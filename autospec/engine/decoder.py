@@ -5,7 +5,7 @@ Knows how a prompt becomes an output; not how a configuration was found.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
@@ -58,13 +58,14 @@ class SpeculativeDecoder:
         revision: str | None = None,
         trust_remote_code: bool = False,
         compile: bool = False,
+        allow_import: Collection[str] = (),
     ) -> Self:
         """Load models by id or path, or take loaded ones.
 
         Args:
             target: Id, path, or a loaded model.
             drafters: Name to a built-in kind (`autospec.rules.DRAFTER_KINDS`), `kind:path`, an id, a path, a loaded
-                model, or any `Drafter`.
+                model, or any object that satisfies `Drafter`.
             tokenizer: Where it is not the target's own. A loaded target's own is looked for in the local folder it was
                 loaded from, never on a hub.
             device: `auto` takes CUDA where there is one.
@@ -72,14 +73,16 @@ class SpeculativeDecoder:
             revision: Of the target, when it is a hub id.
             trust_remote_code: Run Python code that comes with checkpoints; off unless asked for.
             compile: Run the models through `torch.compile`.
+            allow_import: Modules, by their full names, from which sources `import:MODULE:FACTORY` may run code.
 
         Raises:
-            ModelError: A model cannot be found, loaded or used.
+            ModelError: A model cannot be found, loaded or used; an object or what a factory made is no `Drafter`.
+            ConfigError: A drafter is to be imported from a module that is not allowed.
         """
         target = str(target) if isinstance(target, Path) else target
         model = load_model(target, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)
         text = load_text(target, tokenizer, revision, trust_remote_code)
-        context = LoadContext(model, text, device, dtype, trust_remote_code, compile)
+        context = LoadContext(model, text, device, dtype, trust_remote_code, compile, allow_import)
         loaded = {
             name: load_drafter(name, str(source) if isinstance(source, Path) else source, context)
             for name, source in (drafters or {}).items()

@@ -5,7 +5,7 @@ A drafter's source is a kind that needs nothing (`ngram`), `kind:path`, or the i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from autospec.engine.drafters import (
 from autospec.engine.drafters.suffix import read_texts
 from autospec.engine.location import locate
 from autospec.engine.model import CausalLM, PreTrainedModel, load_model
+from autospec.engine.own_drafters import drafter_faults, import_drafter
 from autospec.engine.text import PreTrainedTokenizerBase, TextCodec, has_tokenizer
 from autospec.errors import ModelError
 from autospec.rules import DRAFTER_KINDS, split_source
@@ -44,6 +45,7 @@ class LoadContext:
         dtype: As the decoder was asked for.
         trust_remote_code: Run Python code that comes with checkpoints.
         compile: Run draft models through `torch.compile`.
+        allow_import: Modules from which drafters may be imported.
     """
 
     target: CausalLM
@@ -52,6 +54,7 @@ class LoadContext:
     dtype: str
     trust_remote_code: bool
     compile: bool
+    allow_import: Collection[str] = ()
 
 
 def _ngram(path: str, context: LoadContext) -> Drafter:
@@ -105,6 +108,10 @@ def _block(path: str, context: LoadContext) -> Drafter:
     return BlockDrafter.load(path, context.target)
 
 
+def _import(path: str, context: LoadContext) -> Drafter:
+    return import_drafter(path, context.target, context.text, context.allow_import)
+
+
 # One line for each kind of `autospec.rules.DRAFTER_KINDS`: (path behind the colon or "", context) -> drafter.
 MAKERS: dict[str, Callable[[str, LoadContext], Drafter]] = {
     "block": _block,
@@ -117,6 +124,7 @@ MAKERS: dict[str, Callable[[str, LoadContext], Drafter]] = {
     "suffix": _suffix,
     "recycling": _recycling,
     "datastore": _datastore,
+    "import": _import,
 }
 
 
@@ -130,6 +138,7 @@ def load_drafter(name: str, source: str | PreTrainedModel | Drafter, context: Lo
 
     Raises:
         ModelError: It cannot be found, loaded or used with this target.
+        ConfigError: It is to be imported from a module that is not allowed.
     """
     if isinstance(source, str):
         kind, path = split_source(source)
@@ -137,12 +146,12 @@ def load_drafter(name: str, source: str | PreTrainedModel | Drafter, context: Lo
             return MAKERS[kind](path, context)
     if isinstance(source, (str, PreTrainedModel)):
         return _small_model(source, context)
-    if isinstance(source, Drafter):
-        return source
-    raise ModelError(
-        f"a drafter must be one of {sorted(DRAFTER_KINDS)}, an id, a path, a model or a `Drafter`, "
-        f"but `{name}` is {source!r}"
-    )
+    if faults := drafter_faults(source):
+        raise ModelError(
+            f"a drafter must be one of {sorted(DRAFTER_KINDS)}, an id, a path, a model or a `Drafter`, "
+            f"but `{name}` is {source!r}: {'; '.join(faults)}"
+        )
+    return source
 
 
 def _small_model(source: str | PreTrainedModel, context: LoadContext) -> Drafter:

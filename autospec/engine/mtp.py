@@ -85,7 +85,7 @@ def _load(target: CausalLM) -> Any:
 
     # Transformers looks for what this says is left out, and knows that of the published depths only.
     depth = target.model.config.get_text_config().num_hidden_layers
-    target.model._keys_to_ignore_on_load_unexpected = [rf"^(model\.)?layers\.{depth}\."]  # type: ignore[assignment]
+    target.model._keys_to_ignore_on_load_unexpected = [rf"^(model\.)?layers\.{depth}\."]
     try:
         module = MtpModel.from_pretrained(target.model, device_map={"": target.device})
     except Exception as error:  # transformers and safetensors raise what they like
@@ -93,4 +93,5 @@ def _load(target: CausalLM) -> Any:
             f"the checkpoint of `{target.name}` must hold a multi-token module behind its layers, in the layout of "
             f"DeepSeek-V3 and GLM-4.5, but it cannot be read: {first_line(error)}"
         ) from error
-    return module.to(target.dtype).eval()
+    module.to(target.dtype)  # type: ignore[arg-type]  # their decorator of `to` hides its signature
+    return module.eval()

@@ -117,8 +117,10 @@ def draw_of(depth: int, place: int) -> int:
     return depth - 1 + MAX_DRAFT_LENGTH * place
 
 
-def chain(token_ids: Tensor, draft_probs: Tensor | None = None) -> TokenTree:
-    """Make a tree of width 1 out of tokens in order."""
+def chain(token_ids: Tensor | Sequence[int], draft_probs: Tensor | None = None) -> TokenTree:
+    """Make a tree of width 1 out of tokens in order; there may be none."""
+    if not isinstance(token_ids, Tensor):
+        token_ids = torch.tensor(list(token_ids), dtype=torch.int64)
     return TokenTree(token_ids, tuple(range(-1, token_ids.shape[0] - 1)), draft_probs)
 
 

@@ -17,7 +17,7 @@ from autospec.config import SpecConfig
 from autospec.policy.parts import Evidence, Quality, Reproduction, Row, TunedWorkload
 from autospec.policy.policy import Policy
 from autospec.records import Measurement, StepStats, Workload
-from autospec.sources import ModelSource, loaded_source, portable_source, tokenizer_digest
+from autospec.sources import ModelSource, drafter_source, loaded_source, portable_source, tokenizer_digest
 
 if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
@@ -57,10 +57,7 @@ def build_policy(
     ]
     return Policy(
         target=loaded_source(decoder.target.name, decoder.target),
-        drafters={
-            name: loaded_source(drafter.source, getattr(drafter, "model", None))
-            for name, drafter in sorted(decoder.drafters.items())
-        },
+        drafters={name: drafter_source(drafter) for name, drafter in sorted(decoder.drafters.items())},
         dtype=str(decoder.target.dtype).removeprefix("torch."),
         device=dict(device),
         workload=TunedWorkload(workload.name, workload.content_hash, workload.categories),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +20,12 @@ from autospec.policy.differences import device_differences, model_differences, r
 from autospec.policy.files import read_json, write_atomically
 from autospec.policy.parts import Evidence, Quality, Reproduction, Row, TunedWorkload
 from autospec.profiling.fingerprint import device_fingerprint
+from autospec.rules import OBJECT_PREFIX
 from autospec.sources import ModelSource, resolve_source, tokenizer_digest
 
 if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
+    from autospec.engine.drafters import Drafter
     from autospec.engine.model import PreTrainedModel
 
 __all__ = ["Evidence", "ModelSource", "Policy", "Quality", "Reproduction", "Row", "TunedWorkload", "load_policy"]
@@ -88,29 +90,44 @@ class Policy:
         covering = [row for row in self.rows if row.covers(batch_size, context_length, category)]
         return max(covering, key=lambda row: row.specificity).config if covering else SpecConfig()
 
-    def decoder(self, device: str = "auto", *, trust_remote_code: bool = False) -> SpeculativeDecoder:
+    def decoder(
+        self,
+        device: str = "auto",
+        *,
+        drafters: Mapping[str, Drafter] | None = None,
+        allow_import: Collection[str] = (),
+        trust_remote_code: bool = False,
+    ) -> SpeculativeDecoder:
         """Return a decoder with the target, its tokenizer and those drafters loaded that the table uses.
 
         Warns where the decoder runs on another kind of device, or with more or fewer threads, than were measured.
 
         Args:
             device: `auto` takes CUDA where there is one.
+            drafters: Objects to use in place of what the policy names, needed where it was tuned with objects.
+            allow_import: Modules from which drafters `import:MODULE:FACTORY` may be made.
             trust_remote_code: Run Python code that comes with checkpoints; no policy can ask for that.
 
         Raises:
             ModelError: A model cannot be loaded.
+            PolicyError: A drafter was an object when the policy was tuned, and none is given for it.
+            ConfigError: A drafter is to be imported from a module that is not allowed.
         """
         from autospec.engine.decoder import SpeculativeDecoder
         from autospec.engine.model import load_model
 
-        drafters: dict[str, str | PreTrainedModel] = {}
+        given = dict(drafters or {})
+        self._check_objects(given)
+        loaded: dict[str, str | PreTrainedModel | Drafter] = {}
         for name in sorted(self._used):
-            model, source = self.drafters[name], resolve_source(self.drafters[name].source)
-            if model.revision is None:
-                drafters[name] = source
+            model = self.drafters[name]
+            if name in given:
+                loaded[name] = given[name]
+            elif model.revision is None:
+                loaded[name] = resolve_source(model.source)
             else:
-                drafters[name] = load_model(
-                    source,
+                loaded[name] = load_model(
+                    resolve_source(model.source),
                     device=device,
                     dtype=self.dtype,
                     revision=model.revision,
@@ -118,17 +135,28 @@ class Policy:
                 ).model
         decoder = SpeculativeDecoder.from_pretrained(
             target=resolve_source(self.target.source),
-            drafters=drafters,
+            drafters=loaded,
             tokenizer=None if self.tokenizer is None else resolve_source(self.tokenizer.source),
             device=device,
             dtype=self.dtype,
             revision=self.target.revision,
             trust_remote_code=trust_remote_code,
+            allow_import=allow_import,
         )
         running = device_fingerprint(decoder.target.device, decoder.target.dtype)
         for difference in running_differences(self.device, running):
             warnings.warn(difference, AutospecWarning, stacklevel=2)
         return decoder
+
+    def _check_objects(self, given: Mapping[str, Drafter]) -> None:
+        if unknown := sorted(set(given) - set(self.drafters)):
+            raise PolicyError(f"drafters given must be among {sorted(self.drafters)} of the policy, but got {unknown}")
+        objects = [name for name in sorted(self._used) if self.drafters[name].source.startswith(OBJECT_PREFIX)]
+        if missing := [name for name in objects if name not in given]:
+            raise PolicyError(
+                f"drafters that were objects when the policy was tuned must be given, as "
+                f"`policy.decoder(drafters={{{missing[0]!r}: ...}})`, but {missing} are not"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Return the document that `save` writes, schema version and checksum included."""

@@ -20,7 +20,7 @@ from autospec.profiling.parts import (
 from autospec.profiling.probe import StepTimes
 from autospec.profiling.surfaces import TargetSurfaces
 from autospec.profiling.visits import Samples, StepKey, Subject, default_exit_layer
-from autospec.sources import loaded_source
+from autospec.sources import drafter_source
 
 _FEWEST = 3  # timings that say something of their spread
 
@@ -85,7 +85,7 @@ def drafter_costs(name: str, subject: Subject, weights: int, samples: Samples, t
     steps = {key: times for key, times in samples.steps.items() if key.drafter == name}
     points = [_draft_point(key, times) for key, times in steps.items()]
     return DrafterCosts(
-        source=loaded_source(drafter.source, getattr(drafter, "model", None)),
+        source=drafter_source(drafter),
         has_probs=drafter.has_probs,
         default_exit_layer=default_exit_layer(drafter),
         weight_bytes=weights,

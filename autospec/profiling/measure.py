@@ -21,7 +21,7 @@ from autospec.profiling.probe import Watch
 from autospec.profiling.settings import ProfileSettings
 from autospec.profiling.visits import Subject
 from autospec.records import Workload
-from autospec.sources import loaded_source
+from autospec.sources import drafter_source, loaded_source
 from autospec.workloads import WorkloadSource, load_workload
 
 if TYPE_CHECKING:
@@ -84,10 +84,7 @@ def profile(
 def key_of(decoder: SpeculativeDecoder, sampling: SamplingParams) -> str:
     """Return the key that a profile of this decoder has, without measuring."""
     target = decoder.target
-    drafters = {
-        name: loaded_source(drafter.source, getattr(drafter, "model", None))
-        for name, drafter in decoder.drafters.items()
-    }
+    drafters = {name: drafter_source(drafter) for name, drafter in decoder.drafters.items()}
     fingerprint = device_fingerprint(target.device, target.dtype)
     return profile_key(fingerprint, loaded_source(target.name, target), drafters, sampling)
 

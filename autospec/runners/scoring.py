@@ -5,12 +5,12 @@ A scorer says how well an output does its task; names become scorers here. Runs 
 
 from __future__ import annotations
 
-import importlib
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from autospec.errors import ConfigError, ScorerError
+from autospec.imports import import_callable
 from autospec.records import Prompt, Workload
 
 Scorer = Callable[[Prompt, str], float]
@@ -20,7 +20,7 @@ _REGEX = "regex:"
 _DOTTED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
-def make_scorer(name: str | None, allow_import: bool = False) -> Scorer | None:
+def make_scorer(name: str | None, allow_import: Collection[str] = ()) -> Scorer | None:
     """Return the scorer of a name; None for none.
 
     Args:
@@ -28,10 +28,10 @@ def make_scorer(name: str | None, allow_import: bool = False) -> Scorer | None:
             `regex:PATTERN`: 1 where the pattern is found; where it has a group and the prompt a reference, the last
             group found must be the reference. `package.module:function`: what the function returns for a `Prompt` and
             the text of an output.
-        allow_import: Whether a function may be imported, which runs code of its module.
+        allow_import: Modules from which a function may be imported, which runs their code.
 
     Raises:
-        ConfigError: There is no such scorer, or a function is named and may not be imported.
+        ConfigError: There is no such scorer, or a function is named that may not be imported or cannot be.
     """
     if name is None:
         return None
@@ -41,12 +41,8 @@ def make_scorer(name: str | None, allow_import: bool = False) -> Scorer | None:
         return _regex(name.removeprefix(_REGEX))
     if _DOTTED.fullmatch(name) is None:
         raise ConfigError(f"a scorer must be exact, regex:PATTERN or package.module:function, but got {name!r}")
-    if not allow_import:
-        raise ConfigError(
-            f"a scorer that is imported runs code and must be allowed on the command line, by "
-            f"quality.allow_import=true, but {name!r} is not"
-        )
-    return _imported(name)
+    scorer: Scorer = import_callable(name, allow_import)
+    return scorer
 
 
 def needs_reference(name: str | None) -> bool:
@@ -103,18 +99,4 @@ def _regex(pattern: str) -> Scorer:
             return float(bool(found))
         return float((found[-1][1] or "").strip() == prompt.reference.strip())
 
-    return scorer
-
-
-def _imported(name: str) -> Scorer:
-    module_name, function_name = name.split(":")
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except Exception as error:  # importing runs the user's code: it raises what it likes
-        raise ConfigError(
-            f"a scorer must be a function that can be imported, but {name!r}: {type(error).__name__}: {error}"
-        ) from error
-    if not callable(function):
-        raise ConfigError(f"a scorer must be a function, but {name!r} is {function!r:.60}")
-    scorer: Scorer = function
     return scorer

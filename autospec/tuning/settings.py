@@ -34,7 +34,7 @@ class QualitySettings:
             by a one-sided 95 % bound over prompts; None allows lossless rules only.
         scorer: Of the task, for lossy rules: `exact`, `regex:PATTERN` or `package.module:function`; see
             `autospec.runners.make_scorer`. Reported, and constrains nothing.
-        allow_import: Whether a scorer may be imported, which runs its code.
+        allow_import: Modules from which a scorer may be imported, which runs their code.
 
     Raises:
         ConfigError: A value is out of range, or a scorer is named where nothing lossy is allowed.
@@ -42,7 +42,7 @@ class QualitySettings:
 
     max_loss: float | None = None
     scorer: str | None = None
-    allow_import: bool = False
+    allow_import: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         faults = []

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from autospec.cli import build
+from autospec.cli import build, main
 from autospec.cli.faults import Faults
 from autospec.cli.schema import ModelSettings
 from autospec.config import SpecConfig
@@ -135,3 +135,10 @@ def test_no_faults_raise_nothing() -> None:
 def test_errors_of_the_machine_are_not_taken_for_faults() -> None:
     with pytest.raises(ZeroDivisionError):
         Faults().attempt(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize("command", ["generate", "bench"])
+def test_settings_of_a_model_need_its_target(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["prompt=x"] if command == "generate" else ["configs=[{drafter:own}]"]
+    assert main([command, "model.drafters.own=ngram", *words]) == 2
+    assert "`model.target` must be given where settings of `model` are" in capsys.readouterr().err

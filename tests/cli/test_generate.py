@@ -16,8 +16,8 @@ from autospec.records import StepStats
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, decoder: Any) -> Any:
-    monkeypatch.setattr(command, "load_decoder", lambda model: decoder)
-    monkeypatch.setattr(Policy, "decoder", lambda self, device="auto": decoder)
+    monkeypatch.setattr(command, "load_decoder", lambda model, allow_import=(): decoder)
+    monkeypatch.setattr(Policy, "decoder", lambda self, device="auto", allow_import=(): decoder)
     return decoder
 
 

@@ -40,7 +40,7 @@ class FakeTune:
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, decoder: Any, plan: StudyPlan, result: TuningResult) -> FakeTune:
     made = FakeTune(plan, result, result, result)
-    monkeypatch.setattr(command, "load_decoder", lambda model: decoder)
+    monkeypatch.setattr(command, "load_decoder", lambda model, allow_import=(): decoder)
     monkeypatch.setattr(command, "tune", made)
     monkeypatch.setattr(command, "_draw", lambda folder, tracker: None)
     return made
@@ -102,7 +102,7 @@ def test_another_configuration_starts_anew(
 def test_ctrl_c_before_anything_was_loaded_ends_with_130(
     fake: FakeTune, monkeypatch: pytest.MonkeyPatch, in_empty_folder: Path
 ) -> None:
-    def interrupted(model: Any) -> Any:
+    def interrupted(model: Any, allow_import: Any) -> Any:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command, "load_decoder", interrupted)
@@ -171,7 +171,7 @@ def test_a_space_with_a_drafter_that_is_not_there_is_a_fault_before_loading(
 def test_a_target_that_cannot_be_used_is_bad_input(
     fake: FakeTune, monkeypatch: pytest.MonkeyPatch, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(model: Any) -> Any:
+    def refuse(model: Any, allow_import: Any) -> Any:
         raise ModelError("every layer must use the KV cache, but `x` leaves it unused")
 
     monkeypatch.setattr(command, "load_decoder", refuse)
@@ -368,7 +368,8 @@ def test_an_output_root_without_permission_is_bad_input(fake: FakeTune, tmp_path
         (["quality.max_loss=-1"], "`quality`: `max_loss >= 0` must hold, or null for lossless rules only, but got -1"),
         (["quality.scorer=exact"], "`max_loss` must be named with it"),
         (["search_space=lossy"], "unless quality.max_loss is named, but rule 'typical' is lossy"),
-        (["quality.max_loss=0.1", "quality.scorer=os:getcwd"], "must be allowed on the command line"),
+        (["quality.max_loss=0.1", "quality.scorer=os:getcwd"], "with `allow_import=[os]` on the command line"),
+        (["quality.max_loss=0.1", "+quality.allow_import=[os]"], "on a command line it is `allow_import=[MODULE]`"),
         (["quality.max_loss=0.1", "quality.scorer=exact"], "needs a `reference` in every row of the workload"),
     ],
 )

@@ -100,7 +100,7 @@ def test_models_are_stored_under_names_that_mean_the_same_anywhere(decoder, work
     assert policy.target.digest is not None
     assert policy.target.digest != policy.drafters["draft"].digest
     assert policy.drafters["ngram"] == ModelSource("ngram")
-    assert policy.drafters["own"] == ModelSource("mine")
+    assert policy.drafters["own"] == ModelSource("object:mine")
     files = policy.drafters["files"]
     assert (files.source.split(":")[0], files.revision, len(files.digest or "")) == ("suffix", None, 16)
     assert policy.drafters["hub"] == ModelSource("some/model", "abc")

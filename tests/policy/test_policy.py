@@ -361,6 +361,7 @@ def test_a_decoder_gets_the_target_and_the_drafters_in_use(with_rows):
         "dtype": "float32",
         "revision": None,
         "trust_remote_code": False,
+        "allow_import": (),
     }
     named = dataclasses.replace(policy, tokenizer=ModelSource("pocket/target"))
     arguments = named.decoder(device="cpu", trust_remote_code=True).arguments
@@ -517,3 +518,34 @@ def test_a_drafter_of_a_kind_with_a_path_goes_into_a_policy_and_comes_out(policy
     (tmp_path / "heads").rmdir()
     with pytest.raises(PolicyError, match=rf"the drafter head .* is not there \({tmp_path.resolve() / 'heads'}\)"):
         load_policy(tmp_path / "policy.json", strict=True)
+
+
+@pytest.mark.usefixtures("fake_engine")
+def test_drafters_that_were_objects_must_be_given_again(with_rows, tmp_path):
+    import torch
+
+    policy = with_rows((None, None, None, 3))
+    device = {**policy.device, "num_threads": torch.get_num_threads()}
+    drafters = {**policy.drafters, "draft": ModelSource("object:mine")}
+    dataclasses.replace(policy, drafters=drafters, device=device).save(tmp_path / "policy.json")
+    loaded = load_policy(tmp_path / "policy.json", strict=True)
+    with pytest.raises(PolicyError, match=r"must be given, as `policy.decoder\(drafters={'draft': ...}\)`, but \['dr"):
+        loaded.decoder(device="cpu")
+    mine = object()
+    assert loaded.decoder(device="cpu", drafters={"draft": mine}).arguments["drafters"] == {"draft": mine}
+    with pytest.raises(PolicyError, match=r"must be among \['draft', 'ngram'\] of the policy, but got \['other'\]"):
+        loaded.decoder(device="cpu", drafters={"draft": mine, "other": mine})
+
+
+@pytest.mark.usefixtures("fake_engine")
+def test_no_policy_can_allow_code_to_be_imported(with_rows, tmp_path):
+    import torch
+
+    policy = with_rows((None, None, None, 3))
+    device = {**policy.device, "num_threads": torch.get_num_threads()}
+    drafters = {**policy.drafters, "draft": ModelSource("import:own.module:make")}
+    dataclasses.replace(policy, drafters=drafters, device=device).save(tmp_path / "policy.json")
+    loaded = load_policy(tmp_path / "policy.json", strict=True)
+    arguments = loaded.decoder(device="cpu").arguments
+    assert (arguments["drafters"], arguments["allow_import"]) == ({"draft": "import:own.module:make"}, ())
+    assert loaded.decoder(device="cpu", allow_import=["own.module"]).arguments["allow_import"] == ["own.module"]

@@ -23,9 +23,11 @@ from autospec.paths import data_dir
 from autospec.rules import ACCEPT_RULES
 from autospec.tuning.knobs import DECODING, Choices, Constraint, Knob, Params, Range, Value
 from autospec.tuning.space_file import drafter_rule, near, read_space
+from autospec.tuning.trees import TreeMaker
 
 MAX_COUNTED = 50_000
 _MAX_DRAWS = 500
+_DEFAULT_NODES = SpecConfig().tree_nodes
 
 
 class SearchSpace:
@@ -35,13 +37,21 @@ class SearchSpace:
         knobs: In the order in which they are chosen; a condition refers to knobs before it.
         constraints: Expressions that must be true.
         name: For people.
+        trees: What makes a tree of shape `optimal` out of `tree_nodes` and `draft_length`.
 
     Raises:
         ConfigError: Knobs and constraints leave nothing to try.
     """
 
-    def __init__(self, knobs: Iterable[Knob], constraints: Iterable[Constraint] = (), name: str = "") -> None:
+    def __init__(
+        self,
+        knobs: Iterable[Knob],
+        constraints: Iterable[Constraint] = (),
+        name: str = "",
+        trees: TreeMaker | None = None,
+    ) -> None:
         self.knobs, self.constraints, self.name = tuple(knobs), tuple(constraints), name
+        self._trees = trees or TreeMaker()
         if self.draw(np.random.default_rng(0)) is None and next(self._walk(), None) is None:
             raise ConfigError(self._why_empty())
 
@@ -77,9 +87,18 @@ class SearchSpace:
             if all(decoding in one.values for one in wanted) and all(one.knob in kept for one in others):
                 kept[knob.name] = replace(knob, conditions=others)
         try:
-            return SearchSpace(kept.values(), self.constraints, self.name)
+            return SearchSpace(kept.values(), self.constraints, self.name, self._trees)
         except ConfigError as error:
             raise ConfigError([f"{fault} (under {decoding} decoding)" for fault in error.faults]) from error
+
+    def with_trees(self, trees: TreeMaker) -> SearchSpace:
+        """Return the space with optimal trees made by this; knobs and hash stay what they are."""
+        return SearchSpace(self.knobs, self.constraints, self.name, trees)
+
+    @property
+    def has_optimal_trees(self) -> bool:
+        """Whether trees are among what may be tried that are made for a drafter's recorded acceptance."""
+        return any("optimal" in (knob.domain.grid() or ()) for knob in self.knobs if knob.name == "tree_shape")
 
     def check(self, drafters: Iterable[str], allow_lossy: bool = False) -> None:
         """Refuse a space whose drafters a decoder has not, and one with lossy rules where no loss was named.
@@ -146,6 +165,9 @@ class SearchSpace:
         for knob in self.knobs:
             if knob.name in values and isinstance(knob.domain, Range):
                 values[knob.name] = knob.domain.clean(values[knob.name])
+        if values.get("tree_shape") == "optimal" and "tree_paths" not in values:
+            size = int(values.get("tree_nodes", _DEFAULT_NODES)), int(values.get("draft_length", 0))
+            values["tree_paths"] = self._trees.paths(str(values.get("drafter")), *size) if size[1] else ()
         return SpecConfig(**values)
 
     def to_params(self, config: SpecConfig) -> Params | None:
@@ -153,12 +175,27 @@ class SearchSpace:
         params: Params = {}
         for knob in self.knobs:
             if knob.applies(params):
-                value = _paths_choice(knob, config) if knob.name == "tree_paths" else getattr(config, knob.name)
+                value = self._value_of(knob, config)
                 if not knob.domain.contains(value):
                     return None
                 params[knob.name] = value
         built = self._try(params)
         return params if built == config else None
+
+    def _value_of(self, knob: Knob, config: SpecConfig) -> Value:
+        """Return the value of a knob that gives a configuration what it has."""
+        if knob.name == "tree_paths":
+            return _paths_choice(knob, config)
+        if knob.name == "tree_nodes" and config.tree_shape == "optimal":
+            return self._optimal_size(knob, config)
+        return cast(Value, getattr(config, knob.name))
+
+    def _optimal_size(self, knob: Knob, config: SpecConfig) -> Value:
+        """Return for how many nodes a configuration's optimal tree was made: the fewest that make it."""
+        for size in knob.domain.grid() or ():
+            if self._trees.paths(config.drafter, int(size), config.draft_length) == config.tree_paths:
+                return size
+        return len(config.tree_paths)
 
     def contains(self, config: SpecConfig) -> bool:
         """Return whether the study could try this configuration."""

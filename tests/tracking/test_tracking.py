@@ -379,7 +379,7 @@ def test_a_store_that_is_a_file_or_no_database_is_found_by_checking(tmp_path):
 def test_a_tracker_keeps_its_connection_for_another_folder(tracker, output_dir, root, client, monkeypatch):
     early = MlflowTracker(root, root)
     early.connect()
-    monkeypatch.setattr("autospec.tracking._open", lambda uri: pytest.fail("connected again"))
+    monkeypatch.setattr("autospec.tracking.tracker.open_client", lambda uri: pytest.fail("connected again"))
     moved = early.into(output_dir)
     moved.start(PLAN)
     parent, _ = parent_and_children(client)

@@ -1,37 +1,27 @@
-"""MLflow behind the tracker protocol of tuning: one parent run for a study, a child run for each trial.
+"""One parent run for a study, a child run for each trial.
 
-The only module that knows MLflow, which is imported when a study starts to be tracked and not before. Called between
-measurements only. A tracker that fails in the middle of a study is a warning, never the end of the study. Longer than
-most modules, so that MLflow stays behind one wall: the store, the tracker, and what of a study becomes which metric.
+Called between measurements only. A tracker that fails in the middle of a study is a warning, never the end of the
+study.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import math
-import os
-import re
-import sqlite3
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import autospec
-from autospec.comparison import Estimate
 from autospec.errors import AutospecWarning, TrackingError
-from autospec.records import Measurement
+from autospec.tracking.contents import prompt_metrics, result_metrics, study_params, study_tags, trial_metrics
+from autospec.tracking.store import LocalStore, check_database, database_of, failures, first_line, open_client
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from autospec.policy import Quality
     from autospec.tuning.events import StudyPlan, TrialReport
     from autospec.tuning.result import TuningResult
 
@@ -41,78 +31,6 @@ PARENT_TAG = "mlflow.parentRunId"
 MAX_METRICS = 1000  # of one MLflow batch
 MAX_RUNS = 50_000  # of one MLflow search
 MAX_TAG_LENGTH = 5000
-_SQLITE = "sqlite:///"
-_ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class LocalStore:
-    """The store under an outputs root: a database and a folder of artifacts, both by absolute path."""
-
-    root: Path
-
-    @property
-    def folder(self) -> Path:
-        """Where everything lies."""
-        return self.root.absolute() / "mlflow"
-
-    @property
-    def uri(self) -> str:
-        """The database."""
-        return f"sqlite:///{(self.folder / 'mlflow.db').as_posix()}"
-
-    @property
-    def artifacts(self) -> str:
-        """The folder of artifacts."""
-        return (self.folder / "artifacts").as_uri()
-
-    def create(self) -> None:
-        """Make the folder; a `TrackingError` where it cannot be made."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise TrackingError(f"the MLflow store needs a folder that can be made, but: {error}") from error
-
-
-@dataclass(frozen=True, slots=True)
-class ServerCommand:
-    """Command line of a server, and what to add to the environment."""
-
-    arguments: tuple[str, ...]
-    environment: Mapping[str, str]
-
-
-def server_command(root: Path, port: int = 5000) -> ServerCommand:
-    """Return how to browse the store under an outputs root, on the loopback address only.
-
-    One worker and no job runners save many processes; artifacts are read where they lie, so nothing is written to the
-    working directory.
-
-    Raises:
-        TrackingError: The store's folder cannot be made.
-    """
-    store = LocalStore(root)
-    store.create()
-    arguments = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    arguments += ["--backend-store-uri", store.uri, "--default-artifact-root", store.artifacts, "--no-serve-artifacts"]
-    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    return ServerCommand(tuple(arguments), environment)
 
 
 class MlflowTracker:
@@ -138,12 +56,12 @@ class MlflowTracker:
         Raises:
             TrackingError: A local store cannot be made or is broken; a server cannot be reached within seconds.
         """
-        if (database := _database_of(self._uri)) is not None:
-            _check_database(database)
+        if (database := database_of(self._uri)) is not None:
+            check_database(database)
             return
         try:
-            _open(self._uri).get_experiment_by_name(EXPERIMENT)
-        except _failures() as error:
+            open_client(self._uri).get_experiment_by_name(EXPERIMENT)
+        except failures() as error:
             raise self._unreachable(error) from error
 
     def into(self, output_dir: Path) -> MlflowTracker:
@@ -163,15 +81,15 @@ class MlflowTracker:
         if self._uri == self._store.uri:
             self._store.create()
         try:
-            client = _open(self._uri)
+            client = open_client(self._uri)
             self._experiment_id = self._find_experiment(client)
-        except _failures() as error:
+        except failures() as error:
             raise self._unreachable(error) from error
         self._client = client
 
     def _unreachable(self, error: Exception) -> TrackingError:
         return TrackingError(
-            f"MLflow must be reachable at {self._uri} (or use tracking=none), but: {_first_line(error)}"
+            f"MLflow must be reachable at {self._uri} (or use tracking=none), but: {first_line(error)}"
         )
 
     def start(self, plan: StudyPlan) -> None:
@@ -181,12 +99,12 @@ class MlflowTracker:
             TrackingError: The store cannot be reached, or refuses.
         """
         self.connect()
-        self._tags = _study_tags(plan)
+        self._tags = study_tags(plan)
         try:
             self._run_id = self._find_run() or self._create_run(plan)
             self._logged = self._find_trials()
-        except _failures() as error:
-            raise TrackingError(f"MLflow must take a run at {self._uri}, but: {_first_line(error)}") from error
+        except failures() as error:
+            raise TrackingError(f"MLflow must take a run at {self._uri}, but: {first_line(error)}") from error
 
     def log_trial(self, report: TrialReport) -> None:
         """Log a trial once, however often it comes."""
@@ -199,7 +117,7 @@ class MlflowTracker:
 
         def end() -> None:
             self._log_waiting()
-            self._log_metrics(self._run_id, [_result_metrics(result)])
+            self._log_metrics(self._run_id, [result_metrics(result)])
             self._put_files(files)
             self._connected.set_tag(self._run_id, "autospec.stop_reason", result.stop_reason)
             self._connected.set_terminated(self._run_id, "FINISHED")
@@ -235,8 +153,8 @@ class MlflowTracker:
     def _attempt(self, action: Callable[[], None], consequence: str) -> None:
         try:
             action()
-        except _failures() as error:
-            warnings.warn(f"MLflow at {self._uri}: {_first_line(error)}; {consequence}", AutospecWarning, stacklevel=3)
+        except failures() as error:
+            warnings.warn(f"MLflow at {self._uri}: {first_line(error)}; {consequence}", AutospecWarning, stacklevel=3)
 
     def _find_experiment(self, client: MlflowClient) -> str:
         """Return the first experiment of our name that is alive and keeps its artifacts where this store is."""
@@ -274,7 +192,7 @@ class MlflowTracker:
     def _create_run(self, plan: StudyPlan) -> str:
         run = self._connected.create_run(self._experiment_id, run_name=self._output_dir.name, tags=self._tags)
         run_id = str(run.info.run_id)
-        self._log_params(run_id, _study_params(plan))
+        self._log_params(run_id, study_params(plan))
         path = self._output_dir / RUN_FILE
         path.write_text(json.dumps({"uri": self._uri, "run_id": run_id}) + "\n", encoding="utf-8")
         return run_id
@@ -312,8 +230,8 @@ class MlflowTracker:
         tags = {key: value[:MAX_TAG_LENGTH] for key, value in tags.items() if value}
         run_id = self._connected.create_run(self._experiment_id, run_name=name, tags=tags).info.run_id
         self._log_params(run_id, asdict(report.config))
-        self._log_metrics(run_id, [_prompt_metrics(one) for one in report.measurements])
-        self._log_metrics(run_id, [_trial_metrics(report)])
+        self._log_metrics(run_id, [prompt_metrics(one) for one in report.measurements])
+        self._log_metrics(run_id, [trial_metrics(report)])
         self._connected.set_terminated(run_id, "FAILED" if report.state == "failed" else "FINISHED")
         self._log_metrics(self._run_id, [{"best_speedup": report.best_speedup}], first_step=report.number)
 
@@ -340,143 +258,3 @@ class MlflowTracker:
         for path in files:
             inside = path.parent.relative_to(self._output_dir) if path.is_relative_to(self._output_dir) else Path()
             self._connected.log_artifact(self._run_id, str(path), None if inside == Path() else inside.as_posix())
-
-
-def _database_of(uri: str) -> Path | None:
-    """Return the file of an SQLite store, or None for another store."""
-    return Path(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
-
-
-def _check_database(path: Path) -> None:
-    """Refuse what is no database, or could not become one.
-
-    Asked of SQLite itself, because MLflow tries a broken file again and again for a minute.
-    """
-    rule = "the MLflow store (or use tracking=none) needs"
-    existing = next(parent for parent in path.absolute().parents if parent.exists())
-    if not existing.is_dir():
-        raise TrackingError(f"{rule} a folder that can be made, but {existing} is a file")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise TrackingError(f"{rule} a folder that can be written to, but {existing} cannot")
-    if not path.exists():
-        return
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            database.execute("PRAGMA schema_version").fetchone()
-    except sqlite3.Error as error:
-        raise TrackingError(f"{rule} an SQLite database, but {path}: {error}") from error
-
-
-def _open(uri: str) -> MlflowClient:
-    """Import MLflow, quietly and without telemetry, and return a client; variables the user has set are kept."""
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of its own dependencies, on import and first use
-        from mlflow import MlflowClient
-
-        logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        return MlflowClient(tracking_uri=uri)
-
-
-def _failures() -> tuple[type[Exception], ...]:
-    """Return what a store or server raises when it does not work, a missing driver of a database included.
-
-    Network errors of requests are `OSError`.
-    """
-    from mlflow.exceptions import MlflowException
-
-    return (MlflowException, OSError, ImportError)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
-
-
-def _commit() -> str:
-    """Return the commit of this checkout, marked where it was changed; empty when installed from a package."""
-    root = Path(autospec.__file__).resolve().parents[1]
-    if not (root / ".git").exists():
-        return ""
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip()
-
-
-def _study_tags(plan: StudyPlan) -> dict[str, str]:
-    return {
-        "autospec.device": str(plan.fingerprint.get("device_name", plan.device)),
-        "autospec.target": plan.target,
-        "autospec.drafters": json.dumps(dict(plan.drafters), sort_keys=True),
-        "autospec.workload": plan.workload,
-        "autospec.commit": _commit(),
-    }
-
-
-def _study_params(plan: StudyPlan) -> dict[str, Any]:
-    return {
-        "target": plan.target,
-        "dtype": plan.dtype,
-        "workload": plan.workload,
-        "workload_hash": plan.workload_hash,
-        "categories": " ".join(plan.categories),
-        "decoding": plan.decoding,
-        "max_new_tokens": plan.max_new_tokens,
-        "space_size": plan.space_size,
-        **plan.settings.to_json(),
-        **{f"device.{name}": value for name, value in plan.fingerprint.items()},
-    }
-
-
-def _prompt_metrics(measurement: Measurement) -> dict[str, float]:
-    return {
-        "log_speedup": measurement.log_speedup,
-        "seconds": measurement.seconds,
-        "baseline_seconds": measurement.baseline_seconds,
-        "prompt_tokens_per_second": measurement.num_tokens / measurement.seconds,
-        "acceptance_rate": measurement.stats.acceptance_rate,
-        "tokens_per_step": measurement.stats.tokens_per_step,
-        **({} if measurement.quality is None else {"loss": measurement.quality.loss}),
-    }
-
-
-def _estimate_metrics(estimate: Estimate) -> dict[str, float]:
-    return {"speedup": estimate.value, "speedup_low": estimate.low, "speedup_high": estimate.high}
-
-
-def _trial_metrics(report: TrialReport) -> dict[str, float]:
-    return {
-        "tokens_per_second": report.tokens_per_second,
-        "baseline_tokens_per_second": report.baseline_tokens_per_second,
-        "num_measurements": float(len(report.measurements)),
-        **(_estimate_metrics(report.speedup) if report.speedup else {}),
-        **_quality_metrics(report.quality),
-    }
-
-
-def _quality_metrics(quality: Quality | None) -> dict[str, float]:
-    """Return what a lossy rule loses, and the bounds on it; nothing for lossless rules."""
-    bounds = {} if quality is None else {name: getattr(quality, name) for name in ("loss", "agreement", "score_drop")}
-    known = {name: bound for name, bound in bounds.items() if bound is not None}
-    means = {f"mean_{name}": bound.value for name, bound in known.items()}
-    return means | {f"{name}_bound": bound.bound for name, bound in known.items()}
-
-
-def _result_metrics(result: TuningResult) -> dict[str, float]:
-    """Return the held-out figures, of all categories without a prefix and of each with its name before it."""
-    metrics = {
-        **_estimate_metrics(result.speedup),
-        "decode_speedup": result.decode_speedup.value,
-        "tokens_per_second": result.throughput.tokens_per_second,
-        "baseline_tokens_per_second": result.throughput.baseline_tokens_per_second,
-        "noise_floor": result.noise_floor,
-        **_quality_metrics(result.quality),
-    }
-    for category, estimate in result.categories.items():
-        allowed = re.sub(r"[^\w. /-]", "_", category)
-        metrics |= {f"{allowed}.{name}": value for name, value in _estimate_metrics(estimate).items()}
-    return metrics

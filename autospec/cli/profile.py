@@ -13,7 +13,7 @@ from autospec.cli.faults import Faults
 from autospec.cli.profile_report import report_lines
 from autospec.cli.schema import ModelSettings, typed
 from autospec.errors import ConfigError, ProfileError
-from autospec.profiling import HardwareProfile, ProfileSettings, load_profile
+from autospec.profiling import HardwareProfile, ProfileSettings, find_profile, load_profile, profile_path
 from autospec.workloads import WorkloadSource
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class ProfileCommand:
     model: ModelSettings = field(default_factory=ModelSettings)
     workload: WorkloadSource | None = None
     hardware: str = _NEW
+    allow_import: tuple[str, ...] = ()
     costs: ProfileSettings = field(default_factory=ProfileSettings)
     output_root: str = "outputs"
 
@@ -41,17 +42,16 @@ def run(composed: Composed) -> int:
     settings = typed(ProfileCommand, composed.values, faults.found)
     assert settings is not None
     if settings.hardware not in (_NEW, _AUTO):
-        path = Path(settings.hardware).expanduser()
-        shown = faults.attempt(lambda: load_profile(path))
+        shown = faults.attempt(lambda: find_profile(settings.hardware))
         faults.raise_if_any()
         assert shown is not None
         with Terminal() as terminal:
             terminal.lines(report_lines(shown))
-            terminal.line(f"profile: {path}")
+            terminal.line(f"profile: {settings.hardware}")
         return 0
     source = settings.workload
     workload = None if source is None else faults.attempt(lambda: read_workload(source))
-    check_models(settings.model, faults)
+    check_models(settings.model, faults, settings.allow_import)
     root = faults.attempt(lambda: checked_root(settings.output_root))
     faults.raise_if_any()
     assert source is not None
@@ -59,7 +59,7 @@ def run(composed: Composed) -> int:
     assert root is not None
     with Terminal() as terminal:
         terminal.line(f"loading {', '.join([settings.model.target, *settings.model.named_drafters.values()])}")
-        decoder = load_decoder(settings.model)
+        decoder = load_decoder(settings.model, settings.allow_import)
         found, path = _found_or_measured(decoder, fit_workload(workload, source, decoder), settings, root, terminal)
         terminal.lines(report_lines(found))
         terminal.line(f"profile: {path}")
@@ -72,7 +72,7 @@ def _found_or_measured(
     """Return the profile and where it lies; a file appears only when everything is measured."""
     from autospec.profiling import key_of, profile
 
-    path = root / "profiles" / f"{key_of(decoder, workload.sampling)}.json"
+    path = profile_path(root, key_of(decoder, workload.sampling))
     if settings.hardware == _AUTO and path.is_file():
         try:
             return load_profile(path), path

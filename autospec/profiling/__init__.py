@@ -14,25 +14,32 @@ if TYPE_CHECKING:
     from autospec.profiling.hardware import HardwareProfile, load_profile
     from autospec.profiling.measure import key_of, profile
     from autospec.profiling.settings import ProfileSettings
+from autospec.profiling.shelf import find_profile, profile_path, shipped_profiles
 
 __all__ = [
     "HardwareProfile",
     "ProfileSettings",
     "device_fingerprint",
     "differences",
+    "find_profile",
     "fingerprint_hash",
     "host_fingerprint",
     "key_of",
     "load_profile",
     "profile",
+    "profile_path",
+    "shipped_profiles",
 ]
 
 _HOMES = {
     "HardwareProfile": "autospec.profiling.hardware",
     "ProfileSettings": "autospec.profiling.settings",
+    "find_profile": "autospec.profiling.shelf",
     "key_of": "autospec.profiling.measure",
     "load_profile": "autospec.profiling.hardware",
     "profile": "autospec.profiling.measure",
+    "profile_path": "autospec.profiling.shelf",
+    "shipped_profiles": "autospec.profiling.shelf",
 }
 
 

@@ -1,0 +1,153 @@
+"""From a trace and a hardware profile to the speed of any configuration, on the machine that was profiled.
+
+The simulator says which steps a configuration takes, the profile what they cost; what live measurements say otherwise
+is learnt by a Gaussian process over what distinguishes configurations, and added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autospec.config import SpecConfig
+from autospec.cost_model.residual import Residual
+from autospec.cost_model.steps import StepCosts
+from autospec.errors import MeasurementError, ReplayError
+from autospec.profiling import HardwareProfile
+from autospec.records import Measurement
+from autospec.replay import Replay, Simulator
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a configuration would do; per prompt of the trace, in its order.
+
+    Args:
+        config: The configuration.
+        seconds: [prompts] of whole calls, prefills included.
+        log_speedups: [prompts] logarithm of plain decoding's seconds over these.
+        num_steps: [prompts] target forwards behind the prefill.
+        features: [features] what distinguishes it from others, for learning from errors.
+        spread: Standard deviation of the logarithm of its speedup, as far as measurements have taught; 0 before any.
+    """
+
+    config: SpecConfig
+    seconds: Floats
+    log_speedups: Floats
+    num_steps: NDArray[np.int64]
+    features: Floats
+    spread: float = 0.0
+
+    @property
+    def log_speedup(self) -> float:
+        """Mean over prompts."""
+        return float(self.log_speedups.mean())
+
+
+class Predictor:
+    """Prices configurations without running them.
+
+    Args:
+        simulator: Over the recorded prompts.
+        profile: Of the machine they shall run on.
+
+    Raises:
+        MeasurementError: The profile has not even what plain decoding of these prompts needs.
+    """
+
+    def __init__(self, simulator: Simulator, profile: HardwareProfile) -> None:
+        self._simulator, trace = simulator, simulator.trace
+        self.profile = profile
+        self.prompt_ids = tuple(prompt.prompt_id for prompt in trace.prompts)
+        self.categories = tuple(prompt.category for prompt in trace.prompts)
+        self._lengths = np.array([prompt.num_prompt for prompt in trace.prompts], dtype=np.int64)
+        recorded = {key.partition("@")[0] for key in trace.forests}
+        self._names = tuple(sorted(profile.drafters))
+        self._costs = StepCosts(profile, recorded, trace.contexts - 1)
+        self._residual = Residual()
+        self._plain = self._seconds(simulator.replay(SpecConfig()))
+
+    def predict(self, configs: Sequence[SpecConfig]) -> list[Prediction | None]:
+        """Return what configurations would do; None for one that the trace or the profile cannot tell of."""
+        return self._corrected([self._price(config) for config in configs])
+
+    def correct(self, measurements: Iterable[Measurement]) -> None:
+        """Learn from live measurements, all of them at once, of prompts of the trace; earlier ones are forgotten.
+
+        Configurations that cannot be predicted teach nothing.
+        """
+        self._residual.fit(*self.errors(measurements))
+
+    def errors(self, measurements: Iterable[Measurement]) -> tuple[Floats, Floats, NDArray[np.int64]]:
+        """Return how far uncorrected predictions were off, by configuration.
+
+        Returns:
+            Features [configs, features], mean of measured minus predicted log speedup [configs], and of how many
+            measurements [configs].
+        """
+        by_config: dict[SpecConfig, list[tuple[int, float]]] = {}
+        places = {prompt_id: row for row, prompt_id in enumerate(self.prompt_ids)}
+        for one in measurements:
+            if one.prompt_id in places and not one.config.is_off:
+                by_config.setdefault(one.config, []).append((places[one.prompt_id], one.log_speedup))
+        priced = [self._price(config) for config in by_config]
+        found = [
+            (price.features, float(np.mean([value - price.log_speedups[row] for row, value in seen])), len(seen))
+            for price, seen in zip(priced, by_config.values(), strict=True)
+            if price is not None
+        ]
+        features, means, counts = zip(*found, strict=True) if found else ((), (), ())
+        width = self._num_features
+        return np.array(features).reshape(-1, width), np.array(means), np.array(counts, dtype=np.int64)
+
+    def _price(self, config: SpecConfig) -> Prediction | None:
+        try:
+            replay = self._simulator.replay(config)
+            seconds = self._seconds(replay)
+        except (ReplayError, MeasurementError):
+            return None
+        steps = replay.per_prompt()
+        return Prediction(config, seconds, np.log(self._plain / seconds), steps, self._features(replay))
+
+    def _seconds(self, replay: Replay) -> Floats:
+        """Return the seconds of whole calls: [prompts]."""
+        steps = np.bincount(replay.prompts, self._costs.steps(replay), minlength=replay.num_prompts)
+        return self._costs.prefills(self._lengths, replay.config) + steps + self._costs.first_drafts(replay)
+
+    @property
+    def _num_features(self) -> int:
+        return 4 + len(self._names)
+
+    def _features(self, replay: Replay) -> Floats:
+        """Return how long and how wide its steps are, how much of them is drafting, and who drafts."""
+        num_steps = max(len(replay.nodes), 1)
+        shape = [
+            np.log(num_steps / max(int((replay.accepted.astype(np.int64) + 1).sum()), 1)),
+            replay.nodes.mean() / 8 if len(replay.nodes) else 0.0,
+            replay.calls.mean() / 4 if len(replay.calls) else 0.0,
+            float(replay.config.tree_shape != "chain"),
+        ]
+        return np.array([*shape, *(float(name in replay.config.drafter_names) for name in self._names)])
+
+    def _corrected(self, prices: Sequence[Prediction | None]) -> list[Prediction | None]:
+        known = [price for price in prices if price is not None]
+        if not known or not self._residual.is_fitted:
+            return list(prices)
+        shifts, spreads = self._residual.predict(np.stack([price.features for price in known]))
+        corrected = {
+            price.config: Prediction(
+                price.config,
+                price.seconds * np.exp(-shift) if not price.config.is_off else price.seconds,
+                price.log_speedups + (0.0 if price.config.is_off else shift),
+                price.num_steps,
+                price.features,
+                0.0 if price.config.is_off else float(spread),
+            )
+            for price, shift, spread in zip(known, shifts, spreads, strict=True)
+        }
+        return [None if price is None else corrected[price.config] for price in prices]

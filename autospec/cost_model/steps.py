@@ -1,0 +1,140 @@
+"""What every step of a replay takes on a machine: the measured points of its profile, straight lines between them.
+
+Arrays in, arrays out, so that thousands of configurations are priced in seconds. Refuses what was not measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from functools import cache, partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autospec.config import SpecConfig
+from autospec.profiling import HardwareProfile
+from autospec.replay import Replay
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+class StepCosts:
+    """Prices steps.
+
+    Args:
+        profile: Of the machine.
+        recorded: Drafters that run a model, forward by forward; the others look text up.
+        contexts: [any] every context length that will be asked for, tokens cached before a step.
+    """
+
+    def __init__(self, profile: HardwareProfile, recorded: Collection[str], contexts: Ints) -> None:
+        self.profile, self._recorded = profile, frozenset(recorded)
+        low, high = int(contexts.min(initial=1 << 30)), int(contexts.max(initial=0))
+        between = [one for one in profile.contexts if low < one < high]
+        self._grid = np.array(sorted({low, *between, high}), dtype=np.float64)
+        # What was asked of the profile once is kept: the same few sizes come again in every configuration.
+        self._line = cache(self._measure)
+
+    def plain(self, contexts: Ints) -> Floats:
+        """Return the seconds of steps of the plain loop: [steps]."""
+        return self._interpolated(("plain",), contexts)
+
+    def steps(self, replay: Replay) -> Floats:
+        """Return the seconds of every step of a replay, drafting, verifying, accepting and committing: [steps].
+
+        Raises:
+            MeasurementError: More tokens, a longer draft or another context than the profile has.
+        """
+        config, contexts = replay.config, replay.contexts - 1
+        if config.is_off:
+            return self.plain(contexts)
+        total = self._by_size("verify", replay.nodes.astype(np.int64) + 1, contexts)
+        for name in config.drafter_names:
+            total = total + self._interpolated(("extra", name, config.exit_layer), contexts)
+            total = total + self._drafts(name, replay, contexts)
+        return total
+
+    def first_drafts(self, replay: Replay) -> Floats:
+        """Return what each prompt's first draft takes more than a later one: the prompt through the drafter: [prompts].
+
+        Zero for prompts whose drafts never ran a model.
+        """
+        extra = np.zeros(replay.num_prompts)
+        ran = replay.calls > 0
+        prompts, first = np.unique(replay.prompts[ran], return_index=True)
+        contexts = (replay.contexts - 1)[ran][first]
+        for name in replay.config.drafter_names:
+            if name in self._recorded and len(prompts):
+                extra[prompts] += self._interpolated(("first", name, replay.config.exit_layer), contexts)
+        return np.maximum(extra, 0.0)
+
+    def prefills(self, lengths: Ints, config: SpecConfig) -> Floats:
+        """Return the seconds of prompts through the target, with what the drafter asks of that: [prompts]."""
+        drafter = None if config.is_off else config.drafter_names[0]
+        return np.array([self.profile.prefill_seconds(int(one), drafter) for one in lengths])
+
+    def _drafts(self, name: str, replay: Replay, contexts: Ints) -> Floats:
+        config = replay.config
+        calls, depth = replay.calls.astype(np.int64), replay.depth.astype(np.int64)
+        if name not in self._recorded:
+            # Of several drafters, a model that was called means that the lookup before it found nothing.
+            found = np.where(calls > 0, 1, np.maximum(depth, 1))
+            return self._by_size(f"draft {name}", found, contexts, config.exit_layer, 1)
+        if config.tree_shape == "chain":
+            return self._by_size(f"draft {name}", calls, contexts, config.exit_layer, 1)
+        widths = np.maximum(replay.run.astype(np.float64) / np.maximum(calls - 1, 1), 1.0)
+        total = np.zeros(len(calls))
+        for width in np.unique(np.round(widths, 1)):
+            asked = np.round(widths, 1) == width
+            total[asked] = self._by_size(f"draft {name}", calls[asked], contexts[asked], config.exit_layer, width)
+        return total
+
+    def _by_size(self, what: str, sizes: Ints, contexts: Ints, exit_layer: int = 0, width: float = 1) -> Floats:
+        total = np.zeros(len(sizes))
+        for size in np.unique(sizes):
+            if size > 0:
+                asked = sizes == size
+                total[asked] = self._interpolated((what, int(size), exit_layer, float(width)), contexts[asked])
+        return total
+
+    def _interpolated(self, key: tuple[str | int | float, ...], contexts: Ints) -> Floats:
+        return np.interp(contexts, self._grid, self._line(key))
+
+    def _measure(self, key: tuple[str | int | float, ...]) -> Floats:
+        value = self._asked(key)
+        return np.array([value(int(context)) for context in self._grid])
+
+    def _asked(self, key: tuple[str | int | float, ...]) -> Callable[[int], float]:
+        """Return the curve over contexts that a key means."""
+        what, *rest = key
+        if what == "plain":
+            return self.profile.plain_seconds
+        if what == "verify":
+            return partial(self._verified, int(rest[0]))
+        if what == "extra":
+            return partial(self._extra, str(rest[0]), int(rest[1]))
+        if what == "first":
+            return partial(self._first, str(rest[0]), int(rest[1]))
+        name = str(what).removeprefix("draft ")
+        return partial(self._draft, name, int(rest[0]), int(rest[1]), float(rest[2]))
+
+    def _verified(self, size: int, context: int) -> float:
+        return self.profile.target_seconds(size, context) + self.profile.host_seconds(size, context)
+
+    def _extra(self, name: str, exit_layer: int, context: int) -> float:
+        own = self.profile.host_seconds(1, context, name, exit_layer=exit_layer)
+        fixed = self.profile.fixed_seconds(name, context, exit_layer)
+        return own - self.profile.host_seconds(1, context) + fixed
+
+    def _first(self, name: str, exit_layer: int, context: int) -> float:
+        first = self.profile.first_draft_seconds(name, context, exit_layer)
+        return first - self.profile.draft_seconds(name, 1, context, exit_layer=exit_layer)
+
+    def _draft(self, name: str, depth: int, exit_layer: int, width: float, context: int) -> float:
+        """Return what a draft takes whose later forwards run `width` rows on average: between the widths measured."""
+        low, high = int(np.floor(width)), int(np.ceil(width))
+        ends = [
+            self.profile.draft_seconds(name, depth, context, width=one, exit_layer=exit_layer) for one in (low, high)
+        ]
+        return ends[0] + (ends[1] - ends[0]) * (width - low)

@@ -5,13 +5,15 @@ Turns the events of `autospec.tuning` into lines of a `Terminal`; knows nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from autospec.cli.console import Terminal, minutes, ratio
+from autospec.config import SpecConfig
 from autospec.tuning.events import (
     OVER_LOSS,
     OVER_MEMORY,
     Event,
+    Guided,
     Measured,
     NoiseMeasured,
     PhaseStarted,
@@ -23,6 +25,8 @@ from autospec.tuning.events import (
 )
 
 _PHASES = {
+    "record": "recording what drafters would draft on tune prompts",
+    "profile": "profiling what steps cost here",
     "search": "search: one line for each trial",
     "finalist": "final choice, on fresh repeats of tune prompts",
     "confirm": "confirmation, on held-out prompts that nothing has seen",
@@ -51,9 +55,11 @@ class Narrator:
                 self._terminal.line(_PHASES[phase])
                 for config in configs:
                     self._terminal.line(f"  {config.short()}")
-                if phase != "search" and not configs:
+                if phase in ("finalist", "confirm") and not configs:
                     self._terminal.line("  nothing: no configuration is left")
                 self._terminal.begin(phase, num_measurements)
+            case Guided(num_asked, num_priced, best, noise):
+                self._terminal.lines(guided_lines(num_asked, num_priced, best, noise))
             case Measured():
                 self._terminal.advance()
             case NoiseMeasured(noise_floor):
@@ -62,6 +68,16 @@ class Narrator:
                 self._terminal.line(trial_line(report, self._trials))
             case Warned(message):
                 self._terminal.line(f"warning: {message}")
+
+
+def guided_lines(
+    num_asked: int, num_priced: int, best: Sequence[tuple[SpecConfig, float]], noise: float
+) -> Iterator[str]:
+    """Say what is predicted."""
+    left = "" if num_priced == num_asked else f"; {num_asked - num_priced:,} others only measuring can tell"
+    yield f"priced {num_priced:,} of {num_asked:,} configurations{left}; noise of a profiled step {noise:.1%}"
+    for config, value in best:
+        yield f"  predicted {value:.2f}x  {config.short()}"
 
 
 def plan_lines(plan: StudyPlan) -> Iterator[str]:

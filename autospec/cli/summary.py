@@ -40,6 +40,7 @@ def summary_lines(result: TuningResult, folder: Path) -> Iterator[str]:
         f"noise of one timing {result.noise_floor:.1%}; {result.num_live_trials} trials with the baseline's; search "
         f"ended by: {result.stop_reason}"
     )
+    yield from _prediction_lines(result)
     yield "time: " + ", ".join(f"{phase} {minutes(seconds)}" for phase, seconds in result.wall_seconds.items())
     yield ""
     yield f"policy: {folder / 'policy.json'}"
@@ -153,6 +154,20 @@ def _why_off(result: TuningResult) -> str:
         return f"no configuration {rule}"
     num_failed = len({one.config for one in result.failures})
     return f"{num_failed} configurations failed, see below; none of the others {rule}"
+
+
+def _prediction_lines(result: TuningResult) -> Iterator[str]:
+    """Say how far predictions were off, where there were some."""
+    predicted = result.predicted
+    if predicted is None or predicted.error is None:
+        return
+    error = predicted.error
+    rank = "" if error.rank_correlation is None else f", rank correlation {error.rank_correlation:.2f}"
+    behind = "" if error.regret is None else f", the first choice {error.regret:.1%} behind the best"
+    yield (
+        f"predictions of {error.num_configs} measured configurations: off by {error.tokens_per_second_mape:.1%} "
+        f"(noise {error.noise:.1%}){rank}{behind}"
+    )
 
 
 def _gaps(identity: TokenIdentity) -> str:

@@ -21,7 +21,7 @@ from autospec.cli.schema import ModelSettings, TrackingSettings, typed
 from autospec.cli.summary import summary_lines
 from autospec.errors import ConfigError, TrackingError
 from autospec.imports import code_digest
-from autospec.profiling import device_fingerprint, fingerprint_hash
+from autospec.profiling import HardwareProfile, device_fingerprint, find_profile, fingerprint_hash
 from autospec.records import Workload
 from autospec.rules import imported_path
 from autospec.runners import check_references, make_scorer
@@ -49,6 +49,7 @@ class TuneSettings:
     quality: QualitySettings = field(default_factory=QualitySettings)
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     search_space: str = "chain"
+    hardware: str = "auto"
     output_root: str = "outputs"
     resume: bool = True
     allow_import: tuple[str, ...] = ()
@@ -71,6 +72,7 @@ class _Job:
     space: SearchSpace
     tracker: MlflowTracker | None
     command: str
+    hardware: HardwareProfile | Path | None
 
 
 class _PlanToldError(Exception):
@@ -108,6 +110,7 @@ def _prepare(composed: Composed, terminal: Terminal) -> _Job:
     _check_scorer(settings, workload, faults)
     check_models(settings.model, faults, settings.allow_import)
     root = faults.attempt(lambda: checked_root(settings.output_root))
+    hardware = faults.attempt(lambda: _hardware(settings.hardware, root))
     tracker = None if root is None else _tracker(settings.tracking, root)
     if tracker is not None:
         faults.attempt(lambda: _reach(tracker.check))
@@ -122,7 +125,14 @@ def _prepare(composed: Composed, terminal: Terminal) -> _Job:
     if tracker is not None and not settings.dry_run:
         _reach(tracker.connect)
     command = shlex.join(["python", "-m", "autospec", "tune", *composed.overrides])
-    return _Job(settings, root, decoder, workload, space, tracker, command)
+    return _Job(settings, root, decoder, workload, space, tracker, command, hardware)
+
+
+def _hardware(named: str, root: Path | None) -> HardwareProfile | Path | None:
+    """Return a profile, the folder in which one may lie, or None where one is to be measured."""
+    if named == "new":
+        return None
+    return root if named == "auto" else find_profile(named)
 
 
 def _check_scorer(settings: TuneSettings, workload: Workload | None, faults: Faults) -> None:
@@ -167,6 +177,7 @@ def _dry_run(job: _Job, terminal: Terminal) -> int:
                 settings=job.settings.of_study,
                 on_event=on_event,
                 command=job.command,
+                hardware=job.hardware,
             )
         except _PlanToldError:
             terminal.line("dry run: nothing was measured and nothing written")
@@ -190,6 +201,7 @@ def _tune(job: _Job, values: dict[str, Any], terminal: Terminal) -> int:
         tracker=tracker,
         on_event=Narrator(terminal),
         command=job.command,
+        hardware=job.hardware,
     )
     if not result.finished:
         terminal.lines(summary_lines(result, folder))

@@ -7,12 +7,13 @@ is learnt by a Gaussian process over what distinguishes configurations, and adde
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autospec.config import SpecConfig
+from autospec.cost_model.errors import PredictionError, mape, rank_correlation, regret
 from autospec.cost_model.residual import Residual
 from autospec.cost_model.steps import StepCosts
 from autospec.errors import MeasurementError, ReplayError
@@ -30,6 +31,7 @@ class Prediction:
     Args:
         config: The configuration.
         seconds: [prompts] of whole calls, prefills included.
+        step_seconds: [prompts] mean of a step behind the prefill, as a multiple of plain decoding's.
         log_speedups: [prompts] logarithm of plain decoding's seconds over these.
         num_steps: [prompts] target forwards behind the prefill.
         features: [features] what distinguishes it from others, for learning from errors.
@@ -38,6 +40,7 @@ class Prediction:
 
     config: SpecConfig
     seconds: Floats
+    step_seconds: Floats
     log_speedups: Floats
     num_steps: NDArray[np.int64]
     features: Floats
@@ -69,12 +72,16 @@ class Predictor:
         recorded = {key.partition("@")[0] for key in trace.forests}
         self._names = tuple(sorted(profile.drafters))
         self._costs = StepCosts(profile, recorded, trace.contexts - 1)
-        self._residual = Residual()
-        self._plain = self._seconds(simulator.replay(SpecConfig()))
+        self._residual, self._priced = Residual(), dict[SpecConfig, Prediction | None]()
+        plain = simulator.replay(SpecConfig())
+        self._plain, self._plain_step = self._seconds(plain), self._decode_seconds(plain) / plain.per_prompt()
 
     def predict(self, configs: Sequence[SpecConfig]) -> list[Prediction | None]:
-        """Return what configurations would do; None for one that the trace or the profile cannot tell of."""
-        return self._corrected([self._price(config) for config in configs])
+        """Return what configurations would do; None for one that the trace or the profile cannot tell of.
+
+        Replaying happens once for each; asked again, after `correct`, only the correction is new.
+        """
+        return self._corrected([self.uncorrected(config) for config in configs])
 
     def correct(self, measurements: Iterable[Measurement]) -> None:
         """Learn from live measurements, all of them at once, of prompts of the trace; earlier ones are forgotten.
@@ -83,6 +90,54 @@ class Predictor:
         """
         self._residual.fit(*self.errors(measurements))
 
+    def assess(self, measurements: Sequence[Measurement], noise_floor: float) -> PredictionError | None:
+        """Return how far predictions were off that had learnt nothing; None where nothing was predicted and measured.
+
+        Args:
+            measurements: Live ones, of prompts of the trace.
+            noise_floor: Coefficient of variation of one timing.
+        """
+        features, errors, counts = self.errors(measurements)
+        if not len(errors):
+            return None
+        configs = self._measured(measurements)
+        prices = [price for price in map(self.uncorrected, configs) if price is not None]
+        measured = np.array([np.mean([value for _, value in configs[price.config]]) for price in prices])
+        # Only configurations that were measured on all prompts can be put in an order.
+        whole = [len({row for row, _ in configs[price.config]}) == len(self.prompt_ids) for price in prices]
+        ranked, predicted = measured[whole], (measured - errors)[whole]
+        steps = [step for price in prices for step in self._step_errors(price, measurements)]
+        left_out = [self._left_out(features, errors, counts, row) for row in range(len(errors))]
+        return PredictionError(
+            num_configs=len(prices),
+            step_seconds_mape=mape(steps),
+            tokens_per_second_mape=mape(errors),
+            rank_correlation=rank_correlation(predicted, ranked),
+            regret=regret(predicted, ranked) if len(ranked) else None,
+            corrected_mape=mape(left_out) if len(errors) > 1 else None,
+            noise=noise_floor * float(np.sqrt(2.0 / counts.mean())),
+        )
+
+    def _step_errors(self, price: Prediction, measurements: Sequence[Measurement]) -> list[float]:
+        """Return the logarithm of predicted over measured seconds of a step, one for the configuration."""
+        places = {prompt_id: row for row, prompt_id in enumerate(self.prompt_ids)}
+        ratios = []
+        for one in measurements:
+            if one.config == price.config and one.prompt_id in places and one.stats.num_steps:
+                plain = (one.baseline_seconds - one.baseline_prefill_seconds) / (one.baseline_num_tokens - 1)
+                step = (one.seconds - one.prefill_seconds) / one.stats.num_steps
+                ratios.append(float(np.log(price.step_seconds[places[one.prompt_id]] / (step / plain))))
+        return [float(np.mean(ratios))] if ratios else []
+
+    @staticmethod
+    def _left_out(features: Floats, errors: Floats, counts: NDArray[np.int64], row: int) -> float:
+        """Return the error of a prediction that was corrected by all other configurations."""
+        others = np.arange(len(errors)) != row
+        if not others.any():
+            return float(errors[row])
+        shift, _ = Residual().fit(features[others], errors[others], counts[others]).predict(features[row : row + 1])
+        return float(errors[row] - shift[0])
+
     def errors(self, measurements: Iterable[Measurement]) -> tuple[Floats, Floats, NDArray[np.int64]]:
         """Return how far uncorrected predictions were off, by configuration.
 
@@ -90,12 +145,8 @@ class Predictor:
             Features [configs, features], mean of measured minus predicted log speedup [configs], and of how many
             measurements [configs].
         """
-        by_config: dict[SpecConfig, list[tuple[int, float]]] = {}
-        places = {prompt_id: row for row, prompt_id in enumerate(self.prompt_ids)}
-        for one in measurements:
-            if one.prompt_id in places and not one.config.is_off:
-                by_config.setdefault(one.config, []).append((places[one.prompt_id], one.log_speedup))
-        priced = [self._price(config) for config in by_config]
+        by_config = self._measured(measurements)
+        priced = [self.uncorrected(config) for config in by_config]
         found = [
             (price.features, float(np.mean([value - price.log_speedups[row] for row, value in seen])), len(seen))
             for price, seen in zip(priced, by_config.values(), strict=True)
@@ -105,19 +156,45 @@ class Predictor:
         width = self._num_features
         return np.array(features).reshape(-1, width), np.array(means), np.array(counts, dtype=np.int64)
 
-    def _price(self, config: SpecConfig) -> Prediction | None:
+    def _measured(self, measurements: Iterable[Measurement]) -> dict[SpecConfig, list[tuple[int, float]]]:
+        """Return configurations to row of the prompt and log speedup of each measurement."""
+        by_config: dict[SpecConfig, list[tuple[int, float]]] = {}
+        places = {prompt_id: row for row, prompt_id in enumerate(self.prompt_ids)}
+        for one in measurements:
+            if one.prompt_id in places and not one.config.is_off:
+                by_config.setdefault(one.config, []).append((places[one.prompt_id], one.log_speedup))
+        return by_config
+
+    def uncorrected(self, config: SpecConfig) -> Prediction | None:
+        """Return what was predicted before anything was learnt."""
+        if config not in self._priced:
+            self._priced[config] = self._price_now(config)
+        return self._priced[config]
+
+    def _price_now(self, config: SpecConfig) -> Prediction | None:
         try:
             replay = self._simulator.replay(config)
-            seconds = self._seconds(replay)
+            seconds, decode = self._seconds(replay), self._decode_seconds(replay)
         except (ReplayError, MeasurementError):
             return None
         steps = replay.per_prompt()
-        return Prediction(config, seconds, np.log(self._plain / seconds), steps, self._features(replay))
+        return Prediction(
+            config=config,
+            seconds=seconds,
+            step_seconds=decode / steps / self._plain_step,
+            log_speedups=np.log(self._plain / seconds),
+            num_steps=steps,
+            features=self._features(replay),
+        )
 
     def _seconds(self, replay: Replay) -> Floats:
         """Return the seconds of whole calls: [prompts]."""
+        return self._costs.prefills(self._lengths, replay.config) + self._decode_seconds(replay)
+
+    def _decode_seconds(self, replay: Replay) -> Floats:
+        """Return the seconds behind the prefills, a drafter's own prefill being part of its first draft: [prompts]."""
         steps = np.bincount(replay.prompts, self._costs.steps(replay), minlength=replay.num_prompts)
-        return self._costs.prefills(self._lengths, replay.config) + steps + self._costs.first_drafts(replay)
+        return steps + self._costs.first_drafts(replay)
 
     @property
     def _num_features(self) -> int:
@@ -135,19 +212,15 @@ class Predictor:
         return np.array([*shape, *(float(name in replay.config.drafter_names) for name in self._names)])
 
     def _corrected(self, prices: Sequence[Prediction | None]) -> list[Prediction | None]:
-        known = [price for price in prices if price is not None]
+        known = {price.config: price for price in prices if price is not None and not price.config.is_off}
         if not known or not self._residual.is_fitted:
             return list(prices)
-        shifts, spreads = self._residual.predict(np.stack([price.features for price in known]))
-        corrected = {
-            price.config: Prediction(
-                price.config,
-                price.seconds * np.exp(-shift) if not price.config.is_off else price.seconds,
-                price.log_speedups + (0.0 if price.config.is_off else shift),
-                price.num_steps,
-                price.features,
-                0.0 if price.config.is_off else float(spread),
+        shifts, spreads = self._residual.predict(np.stack([price.features for price in known.values()]))
+        for price, shift, spread in zip(list(known.values()), shifts, spreads, strict=True):
+            known[price.config] = replace(
+                price,
+                seconds=price.seconds * np.exp(-shift),
+                log_speedups=price.log_speedups + shift,
+                spread=float(spread),
             )
-            for price, shift, spread in zip(known, shifts, spreads, strict=True)
-        }
-        return [None if price is None else corrected[price.config] for price in prices]
+        return [price if price is None else known.get(price.config, price) for price in prices]

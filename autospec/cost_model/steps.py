@@ -56,7 +56,7 @@ class StepCosts:
         return total
 
     def first_drafts(self, replay: Replay) -> Floats:
-        """Return what each prompt's first draft takes more than a later one: the prompt through the drafter: [prompts].
+        """Return what each prompt's first draft takes beyond a later one, the prompt through the drafter: [prompts].
 
         Zero for prompts whose drafts never ran a model.
         """

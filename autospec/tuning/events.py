@@ -136,7 +136,7 @@ class PhaseStarted:
     """A phase begins.
 
     Args:
-        phase: `search`, `finalist` or `confirm`.
+        phase: `record`, `profile`, `search`, `finalist` or `confirm`.
         num_measurements: Most measurements it will take, for a progress bar.
         configs: What the later phases measure.
     """
@@ -144,6 +144,23 @@ class PhaseStarted:
     phase: str
     num_measurements: int
     configs: tuple[SpecConfig, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Guided:
+    """Configurations were priced from one recording and one profile.
+
+    Args:
+        num_asked: How many.
+        num_priced: Of them those that could be.
+        best: The best of them, with what is predicted of their speedup.
+        noise: Spread of the profile's timings.
+    """
+
+    num_asked: int
+    num_priced: int
+    best: tuple[tuple[SpecConfig, float], ...]
+    noise: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +195,7 @@ class Warned:
     message: str
 
 
-Event = PlanMade | PhaseStarted | Measured | NoiseMeasured | TrialDone | Warned
+Event = PlanMade | PhaseStarted | Guided | Measured | NoiseMeasured | TrialDone | Warned
 OnEvent = Callable[[Event], None]
 
 

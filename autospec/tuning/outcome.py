@@ -15,6 +15,7 @@ from autospec.tuning.confirm import Confirmation, Row
 from autospec.tuning.log import Failure
 from autospec.tuning.pareto import pareto_set
 from autospec.tuning.pool import OFF, Leaderboard
+from autospec.tuning.predicted import Predicted
 from autospec.tuning.quality import LossLimit
 from autospec.tuning.result import Throughput, TokenIdentity, TuningResult
 from autospec.tuning.task import Task
@@ -32,6 +33,7 @@ class Circumstances:
         noise_floor: Of the search.
         wall_seconds: By phase.
         failures: Configurations that could not be measured.
+        predicted: What was predicted, where something was.
     """
 
     measurements: tuple[Measurement, ...]
@@ -39,6 +41,7 @@ class Circumstances:
     noise_floor: float
     wall_seconds: dict[str, float]
     failures: tuple[Failure, ...] = ()
+    predicted: Predicted | None = None
 
     @property
     def num_trials(self) -> int:
@@ -79,10 +82,11 @@ def _result(
         identity=TokenIdentity.of(run.measurements),
         noise_floor=run.noise_floor,
         num_live_trials=run.num_trials,
-        num_replayed_trials=0,
+        num_replayed_trials=run.predicted.num_priced if run.predicted else 0,
         wall_seconds=run.wall_seconds,
         failures=run.failures,
         pareto=pareto_set(run.measurements, LossLimit(task.settings.quality.max_loss)),
+        predicted=run.predicted,
     )
 
 

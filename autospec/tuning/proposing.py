@@ -14,6 +14,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from autospec.config import SpecConfig
+from autospec.tuning.guide import Guide
 from autospec.tuning.objective import was_skipped
 from autospec.tuning.pool import Leaderboard
 from autospec.tuning.samplers import NUM_STARTUP_TRIALS, make_sampler, propose
@@ -33,16 +34,29 @@ class Proposer:
         space: What may be tried, for the workload's decoding settings.
         settings: Sampler and seed.
         board: What the search knows so far.
+        guide: To what is predicted; None leaves everything to the sampler.
     """
 
-    def __init__(self, study: optuna.Study, space: SearchSpace, settings: StudySettings, board: Leaderboard) -> None:
-        self._study, self._space, self._settings, self._board = study, space, settings, board
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: SearchSpace,
+        settings: StudySettings,
+        board: Leaderboard,
+        guide: Guide | None = None,
+    ) -> None:
+        self._study, self._space, self._settings, self._board, self._guide = study, space, settings, board, guide
         self.tried: set[SpecConfig] = set()
+        self.end = "space exhausted"
 
     def stale(self) -> FrozenTrial | None:
         """Return the trial that was running when an earlier process ended."""
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return running[0] if running else None
+
+    def is_waiting(self) -> bool:
+        """Return whether something is enqueued."""
+        return bool(self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,)))
 
     def ask(self, num_trials: int) -> optuna.Trial | None:
         """Return the next trial: cut short, enqueued, or filled by the sampler; None where nothing is left.
@@ -64,6 +78,15 @@ class Proposer:
 
     def _propose(self, trials: list[FrozenTrial], num_trials: int) -> bool:
         """Enqueue a point where the sampler shall not choose it; return False where nothing is left to try."""
+        if self._guide is not None:
+            config = self._guide.next(self.tried, self._board.best(self._board.prompts).value)
+            found = None if config is None else self._space.to_params(config)
+            if found is not None:
+                self._study.enqueue_trial(dict(found))
+                return True
+            if self._guide.is_complete:
+                self.end = "converged: nothing is predicted to be faster"
+                return False
         if _num_skipped_last(trials) >= MAX_ASKS:
             params: Mapping[str, Any] | None = self._draw_unseen(len(trials))
             if params is None:

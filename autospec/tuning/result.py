@@ -13,6 +13,7 @@ from autospec.records import Measurement
 from autospec.tuning.confirm import Confirmation, CrossCheck, Judged
 from autospec.tuning.log import Failure
 from autospec.tuning.pareto import ParetoRow
+from autospec.tuning.predicted import Predicted
 
 TOKENS_PER_EXCUSE = 10_000  # an excused difference in fewer tokens is worth a warning
 
@@ -99,10 +100,11 @@ class TuningResult:
         identity: Lossless rules compared with plain decoding.
         noise_floor: Coefficient of variation of one timing, from the baseline measured against itself.
         num_live_trials: Trials measured on the engine, the baseline's own included.
-        num_replayed_trials: Trials replayed from a trace.
+        num_replayed_trials: Configurations priced from a trace.
         wall_seconds: By phase.
         failures: Configurations that could not be measured, in the order in which they failed.
         pareto: The Pareto set of speed and quality, on tune and on held-out prompts.
+        predicted: How far predictions were off; None where nothing was predicted.
     """
 
     policy: Policy
@@ -119,6 +121,7 @@ class TuningResult:
     wall_seconds: Mapping[str, float]
     failures: tuple[Failure, ...] = ()
     pareto: tuple[ParetoRow, ...] = ()
+    predicted: Predicted | None = None
 
     @property
     def speedup(self) -> Estimate:
@@ -166,7 +169,7 @@ class TuningResult:
             "stop_reason": self.stop_reason,
             "finished": self.finished,
             "failures": [_failure(one) for one in self.failures],
-            "cost_model_error": None,
+            "cost_model_error": None if self.predicted is None else self.predicted.to_json(),
             "wall_seconds": dict(self.wall_seconds),
         }
 

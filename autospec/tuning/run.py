@@ -6,18 +6,16 @@ What was decided is recorded before it is acted on, so that no decision is made 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from autospec.comparison import noise_action
 from autospec.errors import ConfigError
 from autospec.policy.files import write_atomically
 from autospec.profiling import device_fingerprint
-from autospec.records import Measurement, Prompt, Workload
+from autospec.records import Measurement, Workload
 from autospec.runners import check_prompts, check_references, make_scorer
-from autospec.tuning.budget import MIN_PER_CATEGORY, Budget, affordable, fresh_prompts
+from autospec.tuning.budget import Budget
 from autospec.tuning.confirm import Confirmation, confirm
 from autospec.tuning.defaults import engine_defaults
 from autospec.tuning.events import (
@@ -30,13 +28,15 @@ from autospec.tuning.events import (
     Warned,
     ignore,
 )
-from autospec.tuning.finalists import Chosen, Finalists, choose, measure_all, pick_finalists
+from autospec.tuning.extent import Extent
+from autospec.tuning.finalists import Chosen, Finalists, choose, measure_all
 from autospec.tuning.journal import open_study
 from autospec.tuning.log import MeasurementLog
 from autospec.tuning.measuring import Measurer
 from autospec.tuning.outcome import Circumstances, complete_result, partial_result
 from autospec.tuning.plan import make_plan
 from autospec.tuning.pool import OFF, Leaderboard, Pool
+from autospec.tuning.predicted import look_back
 from autospec.tuning.quality import LossLimit
 from autospec.tuning.result import TOKENS_PER_EXCUSE, TuningResult
 from autospec.tuning.settings import StudySettings
@@ -46,11 +46,12 @@ from autospec.tuning.task import Task
 
 if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
+    from autospec.profiling import HardwareProfile
+    from autospec.tuning.preparing import Preparation
 
 MEASUREMENTS_FILE, JOURNAL_FILE = "measurements.jsonl", "study.journal"
 POLICY_FILE, RESULT_FILE = "policy.json", "result.json"
 _NUM_WARM_UP_PROMPTS = 2
-_NOISY_REPEATS = 2  # added where the baseline's noise is over 20 %
 
 
 def tune(  # noqa: PLR0913  (the public contract)
@@ -63,6 +64,7 @@ def tune(  # noqa: PLR0913  (the public contract)
     tracker: Tracker | None = None,
     on_event: OnEvent = ignore,
     command: str = "autospec.tune",
+    hardware: HardwareProfile | Path | None = None,
 ) -> TuningResult:
     """Find the fastest policy for a workload on this machine, and write it with its evidence.
 
@@ -79,6 +81,8 @@ def tune(  # noqa: PLR0913  (the public contract)
         tracker: Where trials are logged; nowhere by default.
         on_event: Told what happens, as it happens.
         command: How the run was started, for the policy.
+        hardware: Of a guided study, the profile to predict from, or the folder of outputs in which `profile` keeps
+            those it measures; where there is none, a short one is measured.
 
     Raises:
         ConfigError: The space does not fit the decoder, has lossy rules where no loss was named, a scorer cannot be
@@ -104,8 +108,16 @@ def tune(  # noqa: PLR0913  (the public contract)
         tracker=tracker or NullTracker(),
         on_event=on_event,
         command=command,
+        prepare=_preparing() if settings.guided else None,
+        hardware=hardware,
     )
     return run_task(task)
+
+
+def _preparing() -> Callable[..., Preparation | None]:
+    from autospec.tuning.preparing import prepare  # brings torch and scikit-learn
+
+    return prepare
 
 
 def run_task(task: Task) -> TuningResult:
@@ -139,9 +151,10 @@ class _Run:
     def __init__(self, task: Task, log: MeasurementLog) -> None:
         self._task, self._log = task, log
         self._measurer = Measurer(task.runner, log, task.on_event, task.now)
-        self._limit = LossLimit(task.settings.quality.max_loss)
+        self._extent, self._limit = Extent(task, self._measurer), LossLimit(task.settings.quality.max_loss)
         self._board: Leaderboard | None = None
         self._searching: Search | None = None
+        self._prepared: Preparation | None = None
 
     def run(self) -> TuningResult:
         try:
@@ -171,6 +184,9 @@ class _Run:
             plan, budget = self._plan()
         self._task.on_event(PlanMade(plan))
         self._task.tracker.start(plan)
+        if self._task.prepare is not None:
+            prompts = self._task.workload.tune[: budget.num_search]
+            self._prepared = self._task.prepare(self._task, self._log, self._measurer, prompts)
         with self._measurer.phase("search"):
             board = self._search(plan, budget)
         with self._measurer.phase("finalist"):
@@ -198,12 +214,13 @@ class _Run:
         self._searching = Search(
             SearchParts(
                 study=open_study(task.output_dir / JOURNAL_FILE),
-                space=task.space.under(sampling),
+                space=self._prepared.space if self._prepared else task.space.under(sampling),
                 settings=task.settings,
                 measurer=self._measurer,
                 board=self._board,
                 defaults=engine_defaults(drafters, sampling.is_greedy),
                 seconds=budget.search_seconds,
+                guide=self._prepared.guide if self._prepared else None,
                 on_event=task.on_event,
                 on_trial=task.tracker.log_trial,
             )
@@ -218,9 +235,9 @@ class _Run:
 
     def _choose(self, board: Leaderboard, plan: StudyPlan) -> Chosen:
         """Measure the finalists again, on prompts that the search has not used as far as there are such."""
-        recorded = self._log.decide("finalists", lambda: self._plan_finalists(board, plan))
+        recorded = self._log.decide("finalists", lambda: self._extent.finalists(board, plan, self._noise_floor))
         finalists = Finalists.from_json(recorded["finalists"])
-        prompts = self._finalist_prompts(recorded["num_prompts"])
+        prompts = self._extent.finalist_prompts(recorded["num_prompts"])
         repeats = int(recorded["repeats"])
         total = sum(len(finalists.of_prompt(prompt)) for prompt in prompts) * repeats
         self._task.on_event(PhaseStarted("finalist", total, finalists.configs))
@@ -231,23 +248,9 @@ class _Run:
                 self._task.on_event(Warned(f"{config.short()} is {reason} in the final choice, and left out"))
         return choose(finalists, pool, prompts, failed | set(broken))
 
-    def _plan_finalists(self, board: Leaderboard, plan: StudyPlan) -> dict[str, Any]:
-        finalists = pick_finalists(board, self._task.settings.finalists)
-        prompts = self._finalist_prompts(plan.settings.finalist_prompts)
-        configs_each = sum(len(finalists.of_prompt(prompt)) for prompt in prompts) / len(prompts)
-        cost = plan.seconds_per_prompt * max(1.0, configs_each)
-        least = min(plan.num_finalist_prompts, len(prompts))
-        extent = self._extent(prompts, cost, least, self._seconds_left() / 2)
-        return {"finalists": finalists.to_json(), **extent}
-
-    def _finalist_prompts(self, num_prompts: int) -> tuple[Prompt, ...]:
-        tune_prompts = self._task.workload.tune
-        num_used = min(self._task.settings.prompts_per_trial, len(tune_prompts))
-        return fresh_prompts(tune_prompts, num_used, num_prompts)
-
     def _confirm(self, chosen: Chosen, plan: StudyPlan) -> Confirmation:
         """Measure what was chosen on held-out prompts, once."""
-        recorded = self._log.decide("chosen", lambda: self._plan_confirmation(chosen, plan))
+        recorded = self._log.decide("chosen", lambda: self._extent.confirmation(chosen, plan, self._noise_floor))
         chosen = Chosen.from_json(recorded["chosen"])
         prompts = self._task.workload.held_out[: recorded["num_prompts"]]
         repeats = int(recorded["repeats"])
@@ -263,25 +266,6 @@ class _Run:
     def _measured(self, stage: str) -> list[Measurement]:
         return [one for one in self._log.measurements if one.stage == stage]
 
-    def _plan_confirmation(self, chosen: Chosen, plan: StudyPlan) -> dict[str, Any]:
-        prompts = self._task.workload.held_out
-        least = min(len(prompts), MIN_PER_CATEGORY * max(1, len(self._task.workload.categories)))
-        cost = plan.seconds_per_prompt * max(1, len(chosen.configs))
-        return {"chosen": chosen.to_json(), **self._extent(prompts, cost, least, self._seconds_left())}
-
-    def _extent(self, prompts: Sequence[Prompt], cost: float, least: int, seconds_left: float) -> dict[str, int]:
-        """Return on how many prompts and how often to measure: first all prompts, then repeats against noise."""
-        repeats = self._task.settings.repeats
-        num_prompts = affordable(len(prompts), least, cost * repeats, seconds_left)
-        if noise_action(self._noise_floor) == "add repeats":
-            fitting = seconds_left / (cost * num_prompts) if num_prompts else 0.0
-            repeats = max(repeats, math.floor(min(fitting, repeats + _NOISY_REPEATS)))
-        return {"num_prompts": num_prompts, "repeats": repeats}
-
-    def _seconds_left(self) -> float:
-        minutes = self._task.settings.minutes
-        return max(0.0, minutes * 60 - self._measurer.total_seconds()) if minutes else math.inf
-
     def _circumstances(self, stop_reason: str) -> Circumstances:
         return Circumstances(
             tuple(self._log.measurements),
@@ -289,6 +273,7 @@ class _Run:
             self._noise_floor,
             self._measurer.wall_seconds(),
             tuple(self._log.failures),
+            look_back(self._prepared, self._log.measurements, self._noise_floor) if self._prepared else None,
         )
 
     def _write(self, result: TuningResult) -> list[Path]:

@@ -12,6 +12,7 @@ SAMPLERS = ("tpe", "gp")
 OBJECTIVES = ("tokens_per_second",)
 _AT_LEAST = {
     "trials": 1,
+    "replayed_trials": 1,
     "minutes": 0,
     "prompts_per_trial": 2,
     "finalists": 1,
@@ -70,7 +71,9 @@ class StudySettings:
         minutes: Most minutes for everything, confirmation included; 0 is no limit. A trial that has begun is ended,
             and confirmation keeps a minimum, so a small budget can be overrun by those.
         objective: What is maximised; `tokens_per_second` as log speedup against the interleaved baseline.
-        sampler: `tpe` or `gp`.
+        guided: Record and profile first, and begin with what is predicted from these; greedy decoding only.
+        replayed_trials: Most configurations that are priced, where the space is not priced whole.
+        sampler: `tpe` or `gp`; of a guided study, for what cannot be predicted.
         seed: Seed of everything that is drawn.
         prompts_per_trial: Tune prompts of one trial.
         finalists: Most configurations that go from the search to the final choice over all categories; the best one
@@ -93,6 +96,8 @@ class StudySettings:
     trials: int = 30
     minutes: float = 5.0
     objective: str = "tokens_per_second"
+    guided: bool = True
+    replayed_trials: int = 2000
     sampler: str = "tpe"
     seed: int = 0
     prompts_per_trial: int = 12

@@ -52,7 +52,7 @@ class SearchSpace:
     ) -> None:
         self.knobs, self.constraints, self.name = tuple(knobs), tuple(constraints), name
         self._trees = trees or TreeMaker()
-        if self.draw(np.random.default_rng(0)) is None and next(self._walk(), None) is None:
+        if self.draw(np.random.default_rng(0)) is None and next(self.walk(), None) is None:
             raise ConfigError(self._why_empty())
 
     @classmethod
@@ -207,7 +207,7 @@ class SearchSpace:
             return None
         if sum(1 for _ in islice(self._combinations(), MAX_COUNTED + 1)) > MAX_COUNTED:
             return None
-        return len(set(self._walk()))
+        return len(set(self.walk()))
 
     def draw(self, rng: np.random.Generator) -> Params | None:
         """Return random values that break no constraint; None where they could not be found."""
@@ -225,9 +225,9 @@ class SearchSpace:
         if self.size() is None:
             return None
         known = set(seen)
-        return any(config not in known for config in self._walk())
+        return any(config not in known for config in self.walk())
 
-    def _walk(self) -> Iterator[SpecConfig]:
+    def walk(self) -> Iterator[SpecConfig]:
         """Yield every configuration of a grid; a continuous knob stands at its lower end."""
         for params in self._combinations():
             config = self._try(params)

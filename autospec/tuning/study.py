@@ -20,6 +20,7 @@ from autospec.errors import ConfigError, MeasurementError
 from autospec.policy import quality_from
 from autospec.records import Measurement
 from autospec.tuning.events import Measured, NoiseMeasured, OnEvent, TrialDone, TrialReport, Warned
+from autospec.tuning.guide import Guide
 from autospec.tuning.measuring import Measurer, count_repeats
 from autospec.tuning.objective import (
     Objective,
@@ -49,6 +50,7 @@ class SearchParts:
         board: Empty; the search fills it.
         defaults: Configurations to try first.
         seconds: Time the search may take.
+        guide: To what is predicted; None searches without.
         on_event: Told of noise and trials.
         on_trial: Told of every trial once it has ended.
     """
@@ -60,8 +62,13 @@ class SearchParts:
     board: Leaderboard
     defaults: tuple[SpecConfig, ...]
     seconds: float
+    guide: Guide | None
     on_event: OnEvent
     on_trial: Callable[[TrialReport], None]
+
+
+# Of a guided study, once what it began with is measured: by then little is left to find.
+GUIDED_PATIENCE = 6
 
 
 class Search:
@@ -74,7 +81,7 @@ class Search:
     def __init__(self, parts: SearchParts) -> None:
         self._parts, self._study, self._board = parts, parts.study, parts.board
         self._objective = Objective(parts.measurer, parts.board, parts.settings)
-        self._proposer = Proposer(parts.study, parts.space, parts.settings, parts.board)
+        self._proposer = Proposer(parts.study, parts.space, parts.settings, parts.board, parts.guide)
         self._reference, self._improved_at = 0.0, 0
         self.num_trials = 0
         self.noise_floor: float | None = None
@@ -88,13 +95,14 @@ class Search:
             reason = "" if self._proposer.stale() else self._stop_reason()
             if not reason and self._next_trial():
                 continue
-            log.record("stop_reason", reason or "space exhausted")
+            log.record("stop_reason", reason or self._proposer.end)
         return str(log.decision("stop_reason"))
 
     def _enqueue(self) -> None:
         if not self._study.get_trials(deepcopy=False):
             self._study.enqueue_trial({})
-        for config in self._parts.defaults:
+        opening = self._parts.guide.opening() if self._parts.guide else ()
+        for config in (*opening, *self._parts.defaults):
             params = self._parts.space.to_params(config)
             if params is not None:
                 self._study.enqueue_trial(dict(params), skip_if_exists=True)
@@ -118,8 +126,11 @@ class Search:
             return "trials"
         if self.num_trials and self._parts.measurer.seconds("search") >= self._parts.seconds:
             return "minutes"
-        if settings.patience and self.num_trials - self._improved_at >= settings.patience:
-            return f"converged: no better for {settings.patience} trials"
+        patience = settings.patience
+        if self._parts.guide is not None and not self._proposer.is_waiting():
+            patience = min(patience, GUIDED_PATIENCE)
+        if patience and self.num_trials - self._improved_at >= patience:
+            return f"converged: no better for {patience} trials"
         return ""
 
     def _next_trial(self) -> bool:
@@ -166,6 +177,8 @@ class Search:
             self.num_trials += 1
             if frozen.state == TrialState.COMPLETE and is_feasible(frozen):
                 self._board.enter(config)
+        if self._parts.guide is not None:
+            self._parts.guide.learn(self._searched())
         best = self._board.best(self._board.prompts)
         if best.value > self._reference + self._value_error():
             self._reference, self._improved_at = best.value, self.num_trials
@@ -224,9 +237,11 @@ class Search:
             quality=quality_from(measurements) if measurements else None,
         )
 
+    def _searched(self) -> list[Measurement]:
+        return [one for one in self._parts.measurer.log.measurements if one.stage == "search"]
+
     def _measurements(self, number: int) -> list[Measurement]:
-        measurements = self._parts.measurer.log.measurements
-        return [one for one in measurements if one.stage == "search" and one.trial == number]
+        return [one for one in self._searched() if one.trial == number]
 
 
 def _broken(constraint: str, reason: str) -> Outcome:

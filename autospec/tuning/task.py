@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import autospec
 from autospec.config import SamplingParams
 from autospec.errors import ConfigError
-from autospec.records import Workload
+from autospec.records import Prompt, Workload
 from autospec.runners.base import Runner
 from autospec.tuning.events import OnEvent, Tracker
 from autospec.tuning.settings import StudySettings
@@ -19,6 +19,10 @@ from autospec.tuning.space import SearchSpace
 
 if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
+    from autospec.profiling import HardwareProfile
+    from autospec.tuning.log import MeasurementLog
+    from autospec.tuning.measuring import Measurer
+    from autospec.tuning.preparing import Preparation
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,9 @@ class Task:
         on_event: Told what happens.
         command: How the run was started, for the policy.
         now: Seconds from an arbitrary start.
+        prepare: Makes a guide to the space, by recording and profiling; None searches without.
+        hardware: The profile to predict from, or the folder of outputs below which `profile` keeps them; None
+            measures one.
 
     Raises:
         ConfigError: The space names drafters the decoder has not or leaves nothing to try under the workload's
@@ -54,6 +61,8 @@ class Task:
     on_event: OnEvent
     command: str
     now: Callable[[], float] = time.perf_counter
+    prepare: Callable[[Task, MeasurementLog, Measurer, Sequence[Prompt]], Preparation | None] | None = None
+    hardware: HardwareProfile | Path | None = None
 
     def __post_init__(self) -> None:
         self.space.check(self.decoder.drafters, self.settings.quality.allows_lossy)

@@ -1,0 +1,103 @@
+"""What a study tries next by prediction: first the best and most different, then whatever may still be better.
+
+Predictions are corrected by every trial that is measured. Knows no models: what predicts is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from autospec.config import SpecConfig
+from autospec.records import Measurement
+
+if TYPE_CHECKING:
+    from autospec.cost_model import Prediction
+
+_KINDS = 3  # kinds of configuration that are tried besides the best one
+_NEAR = 0.15  # nats of speedup by which the best of another kind may be behind to be worth a trial
+_GAIN = 0.01  # nats by which something must promise to beat the best that was measured
+
+
+class Predicts(Protocol):
+    """What a guide asks; `autospec.cost_model.Predictor` is one."""
+
+    categories: tuple[str, ...]
+
+    def predict(self, configs: Sequence[SpecConfig]) -> list[Prediction | None]:
+        """Return predictions, corrected by what was learnt."""
+        ...
+
+    def correct(self, measurements: Iterable[Measurement]) -> None:
+        """Learn from measurements."""
+        ...
+
+
+class Guide:
+    """Ranks candidates.
+
+    Args:
+        predictor: What prices them.
+        candidates: What may be tried; those that cannot be priced are left to the sampler.
+        is_whole: They are the whole space.
+    """
+
+    def __init__(self, predictor: Predicts, candidates: Iterable[SpecConfig], is_whole: bool) -> None:
+        self._predictor = predictor
+        asked = [config for config in dict.fromkeys(candidates) if not config.is_off]
+        priced = zip(asked, predictor.predict(asked), strict=True)
+        self._candidates = [config for config, price in priced if price is not None]
+        self.num_asked, self.num_priced = len(asked), len(self._candidates)
+        self.is_complete = is_whole and self.num_priced == self.num_asked
+
+    def ranked(self) -> list[Prediction]:
+        """Return all predictions, the best first."""
+        priced = [price for price in self._predictor.predict(self._candidates) if price is not None]
+        return sorted(priced, key=lambda one: (-one.log_speedup, one.config.config_hash))
+
+    def opening(self) -> tuple[SpecConfig, ...]:
+        """Return what to try first: the best, the best of other kinds that are near, and of each category."""
+        ranked = self.ranked()
+        if not ranked or ranked[0].log_speedup <= 0.0:
+            return ()
+        best = {_kind(ranked[0].config): ranked[0].config}
+        for one in ranked:
+            if one.log_speedup < max(ranked[0].log_speedup - _NEAR, 0.0) or len(best) > _KINDS:
+                break
+            best.setdefault(_kind(one.config), one.config)
+        return tuple(dict.fromkeys((*best.values(), *self._specialists(ranked))))
+
+    def _specialists(self, ranked: Sequence[Prediction]) -> list[SpecConfig]:
+        """Return the best of each category that promises more there than the best of all."""
+        found = []
+        for category in sorted(set(self._predictor.categories)):
+            own = np.array([one == category for one in self._predictor.categories])
+            leader = max(ranked, key=lambda one: float(one.log_speedups[own].mean()))
+            if leader.log_speedups[own].mean() > ranked[0].log_speedups[own].mean() + _GAIN:
+                found.append(leader.config)
+        return found
+
+    def next(self, tried: Collection[SpecConfig], best_value: float) -> SpecConfig | None:
+        """Return what may still be faster than the best that was measured; None where nothing may.
+
+        Upper ends of one standard deviation are compared, so that kinds that were never measured get their chance.
+
+        Args:
+            tried: What was tried.
+            best_value: Log speedup of the best so far.
+        """
+        ranked = [one for one in self.ranked() if one.config not in tried]
+        hopeful = max(ranked, key=lambda one: one.log_speedup + one.spread, default=None)
+        if hopeful is None or hopeful.log_speedup + hopeful.spread < best_value + _GAIN:
+            return None
+        return hopeful.config
+
+    def learn(self, measurements: Iterable[Measurement]) -> None:
+        """Correct predictions by all measurements of the search."""
+        self._predictor.correct(measurements)
+
+
+def _kind(config: SpecConfig) -> tuple[str, str, str]:
+    return config.drafter, config.tree_shape, config.stop_rule

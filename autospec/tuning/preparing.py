@@ -1,0 +1,187 @@
+"""What a guided study prepares: a trace of its prompts, a profile of its machine, and the guide that both make.
+
+The only module of tuning that runs models itself. Everything it makes lies in the run's folder, so that a resumed run
+goes on with the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autospec.config import SpecConfig
+from autospec.cost_model import Predictor
+from autospec.errors import MeasurementError, ProfileError, ReplayError
+from autospec.profiling import HardwareProfile, ProfileSettings, find_profile, key_of, profile, profile_path
+from autospec.records import Prompt
+from autospec.replay import RecordedPrompt, Recorder, RecordingBudget, Simulator, Trace
+from autospec.tuning.events import Guided, PhaseStarted, Warned
+from autospec.tuning.guide import Guide
+from autospec.tuning.log import MeasurementLog
+from autospec.tuning.measuring import Measurer
+from autospec.tuning.replaying import is_priced_whole, replay_study
+from autospec.tuning.space import SearchSpace
+from autospec.tuning.task import Task
+
+if TYPE_CHECKING:
+    from autospec.engine.decoder import SpeculativeDecoder
+
+TRACE_FOLDER, PROFILE_FILE = "trace", "profile.json"
+_END_ROOM = 37  # tokens that a profile leaves behind its longest context
+_REPLAY_SHARE = 0.1  # of the minutes, for pricing a space that is too large to be priced whole
+_PROFILE_SHARE = 0.05  # of the minutes, for measuring costs
+_UNLIMITED_SECONDS = 60.0  # for either, where there is no limit
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What has been prepared.
+
+    Args:
+        guide: To the space.
+        space: With optimal trees made for what was recorded.
+        predictor: Behind the guide.
+    """
+
+    guide: Guide
+    space: SearchSpace
+    predictor: Predictor
+
+
+def prepare(task: Task, log: MeasurementLog, measurer: Measurer, prompts: Sequence[Prompt]) -> Preparation | None:
+    """Record, profile and price; None, with a warning, where this task cannot be predicted.
+
+    Args:
+        task: What is tuned; greedy decoding only, a trace of sampled text does not decide what is accepted.
+        log: Keeps which configurations were priced.
+        measurer: Keeps the time of the phases.
+        prompts: Of a trial.
+    """
+    space = task.space.under(task.workload.sampling)
+    if not task.workload.sampling.is_greedy:
+        return None
+    try:
+        with measurer.phase("record"):
+            task.on_event(PhaseStarted("record", 0))
+            trace, recorder = _trace(task, prompts, space)
+        with measurer.phase("profile"):
+            task.on_event(PhaseStarted("profile", 0))
+            costs = _profile(task, trace, space)
+        with measurer.phase("replay"):
+            simulator = Simulator(trace, task.decoder.drafters, recorder=recorder)
+            predictor = Predictor(simulator, costs)
+            guide = _guide(task, log, predictor, space)
+    except (ReplayError, MeasurementError, ProfileError) as error:
+        task.on_event(Warned(f"nothing is predicted, the search goes without: {error}"))
+        return None
+    told = tuple((one.config, math.exp(one.log_speedup)) for one in guide.ranked()[:3])
+    task.on_event(Guided(guide.num_asked, guide.num_priced, told, costs.noise.spread))
+    return Preparation(guide, space, predictor)
+
+
+def _trace(task: Task, prompts: Sequence[Prompt], space: SearchSpace) -> tuple[Trace, Recorder]:
+    """Return what was recorded before, or record it."""
+    recorder = Recorder(_only_tried(task, space), _budget(space))
+    folder = task.output_dir / TRACE_FOLDER
+    found = sorted(folder.glob("*")) if folder.is_dir() else []
+    if found:
+        return Trace.load(found[0]), recorder
+    asked = [
+        RecordedPrompt(one.prompt_id, one.category, tuple(task.decoder.render(one)), task.workload.sampling.seed)
+        for one in prompts
+    ]
+    trace = recorder.record(asked, task.workload.max_new_tokens)
+    trace.save(folder)
+    return trace, recorder
+
+
+def _only_tried(task: Task, space: SearchSpace) -> SpeculativeDecoder:
+    """Return the decoder with those drafters that the space names: the others need not be recorded."""
+    from autospec.engine.decoder import SpeculativeDecoder
+
+    named = {part for choice in _values(space, "drafter") for part in str(choice).split("+")}
+    drafters = {name: drafter for name, drafter in task.decoder.drafters.items() if name in named}
+    return SpeculativeDecoder(task.decoder.target, drafters, task.decoder.text)
+
+
+def _values(space: SearchSpace, name: str) -> Iterable[str | int | float | bool]:
+    return next((knob.domain.grid() or () for knob in space.knobs if knob.name == name), ())
+
+
+def _budget(space: SearchSpace) -> RecordingBudget:
+    """Return how deep and wide to record for what the space may try."""
+    depths = [int(value) for value in _values(space, "draft_length")]
+    widths = [int(value) for value in _values(space, "tree_width")]
+    is_chain = set(_values(space, "tree_shape")) <= {"chain"}
+    usual = RecordingBudget()
+    exits = tuple(sorted({int(value) for value in _values(space, "exit_layer")})) or usual.exit_layers
+    return RecordingBudget(
+        max_depth=max(depths, default=usual.max_depth),
+        width=max(widths, default=usual.width) if not is_chain else 2,
+        max_nodes=0 if is_chain else usual.max_nodes,
+        exit_layers=exits,
+    )
+
+
+def _profile(task: Task, trace: Trace, space: SearchSpace) -> HardwareProfile:
+    """Return the profile that was given, that kept of these models on this machine, or a short one made now."""
+    own = task.output_dir / PROFILE_FILE
+    if own.is_file():
+        return find_profile(own)
+    made = task.hardware if isinstance(task.hardware, HardwareProfile) else _kept(task, trace)
+    if made is None:
+        made = profile(task.decoder, task.workload, _short(task, trace, space))
+    made.save(own)
+    return made
+
+
+def _kept(task: Task, trace: Trace) -> HardwareProfile | None:
+    """Return a profile that the command `profile` made, if it reaches as far as the trace."""
+    if not isinstance(task.hardware, Path):
+        return None
+    path = profile_path(task.hardware, key_of(task.decoder, task.workload.sampling))
+    if not path.is_file():
+        return None
+    try:
+        found = find_profile(path)
+    except ProfileError as error:
+        task.on_event(Warned(f"costs are measured again: {error}"))
+        return None
+    low, high = _reach(trace)
+    return found if found.contexts and found.contexts[0] <= low and high <= found.contexts[-1] else None
+
+
+def _short(task: Task, trace: Trace, space: SearchSpace) -> ProfileSettings:
+    """Return what to measure: the contexts of the trace, trees only where the space has some."""
+    minutes = task.settings.minutes
+    seconds = min(_PROFILE_SHARE * minutes * 60, _UNLIMITED_SECONDS) if minutes else _UNLIMITED_SECONDS
+    low, high = _reach(trace)
+    high = min(high, task.decoder.target.usable_length - _END_ROOM)
+    is_chain = set(_values(space, "tree_shape")) <= {"chain"}
+    return ProfileSettings(
+        budget_seconds=seconds,
+        contexts=tuple(sorted({low, (low + high) // 2, high})),
+        widths=() if is_chain else ProfileSettings().widths,
+        batch_sizes=(),
+    )
+
+
+def _reach(trace: Trace) -> tuple[int, int]:
+    """Return the shortest and the longest context of the trace, tokens cached before a step."""
+    return int(trace.contexts.min()) - 1, int(trace.contexts.max()) - 1
+
+
+def _guide(task: Task, log: MeasurementLog, predictor: Predictor, space: SearchSpace) -> Guide:
+    """Price the space, whole or by a replayed study whose choice is kept for a resumed run."""
+    if is_priced_whole(space, task.settings):
+        return Guide(predictor, space.walk(), is_whole=True)
+    minutes = task.settings.minutes
+    seconds = _REPLAY_SHARE * minutes * 60 if minutes else _UNLIMITED_SECONDS
+
+    def priced() -> list[dict[str, object]]:
+        return [one.to_json() for one in replay_study(predictor, space, task.settings, seconds, task.now)]
+
+    return Guide(predictor, [SpecConfig.from_json(one) for one in log.decide("priced", priced)], is_whole=False)

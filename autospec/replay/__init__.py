@@ -1,7 +1,19 @@
 """Record once, replay exactly: traces of what drafters would draft, and what any configuration makes of them."""
 
+from autospec.replay.observations import AcceptanceRows, acceptance_rows, rank_acceptance
 from autospec.replay.recorder import RecordedPrompt, Recorder, RecordingBudget
 from autospec.replay.simulator import Replay, Simulator
 from autospec.replay.trace import Trace, TracePrompt
 
-__all__ = ["RecordedPrompt", "Recorder", "RecordingBudget", "Replay", "Simulator", "Trace", "TracePrompt"]
+__all__ = [
+    "AcceptanceRows",
+    "RecordedPrompt",
+    "Recorder",
+    "RecordingBudget",
+    "Replay",
+    "Simulator",
+    "Trace",
+    "TracePrompt",
+    "acceptance_rows",
+    "rank_acceptance",
+]

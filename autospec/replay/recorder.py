@@ -146,6 +146,7 @@ class Recorder:
             top_logprobs=joined.logprobs,
             eos_token_ids=tuple(sorted(target.eos_token_ids)),
             sources={name: drafter.source for name, drafter in self.decoder.drafters.items()},
+            default_exit=(target.num_layers + 1) // 2,
         )
 
     def _model(self, key: str) -> CausalLM:

@@ -6,12 +6,12 @@ Exact for greedy decoding and whatever keeps greedy decoding's tokens; what a tr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autospec.config import SpecConfig
+from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.costs import CONSTANT_COSTS, CostCurve
 from autospec.engine.drafters import Drafter
 from autospec.errors import ConfigError, ReplayError, ReplayMiss
@@ -80,6 +80,10 @@ class Simulator:
         costs: For the cost-aware stopping rule.
         recorder: Records what is missed; None raises `ReplayMiss`.
         max_new_tokens: Of every prompt; None takes what was recorded.
+        sampling: What is asked about; its seed does not count. None takes what was recorded.
+
+    Raises:
+        ReplayError: The trace was recorded under other sampling, or with fewer tokens.
     """
 
     def __init__(
@@ -90,7 +94,9 @@ class Simulator:
         costs: CostCurve = CONSTANT_COSTS,
         recorder: Recorder | None = None,
         max_new_tokens: int | None = None,
+        sampling: SamplingParams | None = None,
     ) -> None:
+        _check_sampling(trace, trace.sampling if sampling is None else sampling)
         self.trace, self._costs, self._recorder = trace, costs, recorder
         self._drafters, self._texts = dict(drafters or {}), dict[str, TextTables]()
         left = trace.left(max_new_tokens)
@@ -165,16 +171,7 @@ class Simulator:
 
     def _key(self, config: SpecConfig, name: str) -> str | None:
         """Return under which name a drafter was recorded; None where it is recomputed."""
-        if name in self.trace.forests:
-            return name
-        exits = [key for key in self.trace.forests if key.rpartition("@")[0] == name]
-        if not exits:
-            return None
-        default = exits[0] if config.exit_layer == 0 else ""
-        key = f"{name}@{config.exit_layer}" if config.exit_layer else default
-        if key not in exits:
-            raise ReplayMiss(f"`exit_layer` of {name!r} must be one that was recorded, {exits}, but got {key!r}")
-        return key
+        return self.trace.key_of(name, config.exit_layer)
 
     def _text(self, name: str) -> TextTables:
         if name not in self._texts:
@@ -250,3 +247,10 @@ class Simulator:
                 places = missing[self.trace.prompt_of[missing] == row]
                 tokens = wanted_of(self.trace, places, limits)
                 grow_layers(forest, wanted, tokens, limits[places], places, adders[row])
+
+
+def _check_sampling(trace: Trace, asked: SamplingParams) -> None:
+    recorded = trace.sampling
+    both_greedy = asked.is_greedy and recorded.is_greedy
+    if not both_greedy and replace(asked, seed=0) != replace(recorded, seed=0):
+        raise ReplayError(f"a trace must be recorded under the sampling asked for, {asked}, but this is of {recorded}")

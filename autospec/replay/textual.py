@@ -60,7 +60,7 @@ class TextTables:
     def __init__(self, trace: Trace, drafter: Drafter, name: str) -> None:
         if not isinstance(drafter, TEXT_DRAFTERS):
             raise ReplayError(f"a drafter must be recorded or look text up, but {name!r} is neither")
-        self._trace, self._drafter = trace, drafter
+        self._trace, self._drafter, self._name = trace, drafter, name
         self._knobs = (*_SHAPE_KNOBS, *next(knobs for kind, knobs in _KNOBS.items() if isinstance(drafter, kind)))
         self._kept: dict[tuple[object, ...], StepTable] = {}
 
@@ -76,6 +76,10 @@ class TextTables:
             longest = self._known(config, np.maximum(self._trace.left() - 1, 0))
             return longest.cut(limits)
         return self._known(config, limits)
+
+    def longest_chains(self, depth: int) -> StepTable:
+        """Return its chains of at most so many tokens, under the knobs that a configuration has by default."""
+        return self.table(SpecConfig(self._name, depth), np.clip(self._trace.left() - 1, 0, depth))
 
     def _known(self, config: SpecConfig, limits: np.ndarray) -> StepTable:
         key = (limits.tobytes(), *(getattr(config, knob) for knob in self._knobs))

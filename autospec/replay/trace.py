@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from autospec.config import SamplingParams
-from autospec.errors import ReplayError
+from autospec.errors import ReplayError, ReplayMiss
 from autospec.replay.forest import DraftForest, Ints, Rows
 
 SCHEMA_VERSION = 1
@@ -63,6 +63,7 @@ class Trace:
         sources: Name of a drafter to its source.
         forests: Name of a drafter, with its exit where it has several, to what it would draft.
         rooms: The same to the most tokens it may see.
+        default_exit: With how many of its layers the target drafts where `exit_layer` is 0.
         seconds: Phase to what recording took.
     """
 
@@ -76,6 +77,7 @@ class Trace:
     sources: dict[str, str] = field(default_factory=dict)
     forests: dict[str, DraftForest] = field(default_factory=dict)
     rooms: dict[str, int] = field(default_factory=dict)
+    default_exit: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
     @cached_property
@@ -108,6 +110,26 @@ class Trace:
     def next_tokens(self) -> Ints:
         """What the target wrote at each position: [positions]."""
         return np.asarray(self.text[self.text_starts[self.prompt_of] + self.contexts])
+
+    def key_of(self, drafter: str, exit_layer: int = 0) -> str | None:
+        """Return under which name a drafter was recorded; None where no draft of it was.
+
+        Args:
+            drafter: Its name in configurations, or already such a name.
+            exit_layer: Of a target that drafts itself; 0 is its default.
+
+        Raises:
+            ReplayMiss: It was recorded with other exits.
+        """
+        if drafter in self.forests:
+            return drafter
+        exits = [key for key in self.forests if key.rpartition("@")[0] == drafter]
+        if not exits:
+            return None
+        key = f"{drafter}@{exit_layer or self.default_exit}"
+        if key not in exits:
+            raise ReplayMiss(f"`exit_layer` of {drafter!r} must be one that was recorded, {exits}, but got {key!r}")
+        return key
 
     def left(self, max_new_tokens: int | None = None) -> NDArray[np.int64]:
         """Return how many tokens remain to be written at each position, 0 or fewer behind the end: [positions].
@@ -164,6 +186,7 @@ class Trace:
             "eos_token_ids": list(self.eos_token_ids),
             "sources": self.sources,
             "rooms": self.rooms,
+            "default_exit": self.default_exit,
         }
 
     @property
@@ -232,6 +255,7 @@ class Trace:
             sources=dict(values["sources"]),
             forests=forests,
             rooms=dict(values["rooms"]),
+            default_exit=values["default_exit"],
             seconds=dict(values["seconds"]),
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autospec.config import SpecConfig
+from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.decoder import SpeculativeDecoder
 from autospec.errors import ReplayError, ReplayMiss
 from autospec.records import StepStats
@@ -193,3 +193,10 @@ def test_a_trace_that_would_be_too_large_is_refused_before_anything_runs(
 ) -> None:
     with pytest.raises(ReplayError, match="must fit 1000 bytes, but would take about"):
         Recorder(pair, RecordingBudget(max_bytes=1000)).record(prompts, 32)
+
+
+def test_a_trace_of_other_sampling_is_refused(trace: Trace) -> None:
+    with pytest.raises(ReplayError, match="must be recorded under the sampling asked for"):
+        Simulator(trace, sampling=SamplingParams(temperature=0.8))
+    # Greedy decoding has no filters and no seed.
+    assert Simulator(trace, sampling=SamplingParams(top_k=5, seed=9)).replay(SpecConfig()).num_prompts

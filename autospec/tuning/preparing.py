@@ -17,7 +17,7 @@ from autospec.cost_model import Predictor
 from autospec.errors import MeasurementError, ProfileError, ReplayError
 from autospec.profiling import HardwareProfile, ProfileSettings, find_profile, key_of, profile, profile_path
 from autospec.records import Prompt
-from autospec.replay import RecordedPrompt, Recorder, RecordingBudget, Simulator, Trace
+from autospec.replay import RecordedPrompt, Recorder, RecordingBudget, Simulator, Trace, rank_acceptance
 from autospec.tuning.events import Guided, PhaseStarted, Warned
 from autospec.tuning.guide import Guide
 from autospec.tuning.log import MeasurementLog
@@ -25,6 +25,7 @@ from autospec.tuning.measuring import Measurer
 from autospec.tuning.replaying import is_priced_whole, replay_study
 from autospec.tuning.space import SearchSpace
 from autospec.tuning.task import Task
+from autospec.tuning.trees import TreeMaker
 
 if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
@@ -71,6 +72,7 @@ def prepare(task: Task, log: MeasurementLog, measurer: Measurer, prompts: Sequen
             task.on_event(PhaseStarted("profile", 0))
             costs = _profile(task, trace, space)
         with measurer.phase("replay"):
+            space = space.with_trees(TreeMaker(log.decide("rank_acceptance", lambda: _by_rank(trace, space))))
             simulator = Simulator(trace, task.decoder.drafters, recorder=recorder)
             predictor = Predictor(simulator, costs)
             guide = _guide(task, log, predictor, space)
@@ -172,6 +174,14 @@ def _short(task: Task, trace: Trace, space: SearchSpace) -> ProfileSettings:
 def _reach(trace: Trace) -> tuple[int, int]:
     """Return the shortest and the longest context of the trace, tokens cached before a step."""
     return int(trace.contexts.min()) - 1, int(trace.contexts.max()) - 1
+
+
+def _by_rank(trace: Trace, space: SearchSpace) -> dict[str, list[float]]:
+    """Return, for drafters that were recorded, how often the target took their candidate of each rank."""
+    if not space.has_optimal_trees:
+        return {}
+    names = {str(value) for value in _values(space, "drafter")}
+    return {name: rank_acceptance(trace, name).tolist() for name in sorted(names) if trace.key_of(name) is not None}
 
 
 def _guide(task: Task, log: MeasurementLog, predictor: Predictor, space: SearchSpace) -> Guide:

@@ -68,6 +68,7 @@ def test_the_signatures_of_the_public_contract() -> None:
     assert _parameters(autospec.SearchSpace.load) == ["path", "drafters"]
     assert _parameters(autospec.tune) == [
         "decoder", "workload", "space", "output_dir", "settings", "tracker", "on_event", "command",
+        "hardware",
     ]  # fmt: skip
     assert _parameters(autospec.profile) == ["decoder", "workload", "settings", "on_progress", "watch"]
     assert _parameters(autospec.load_profile) == ["path"]

@@ -125,7 +125,8 @@ class StepCosts:
     def _extra(self, name: str, exit_layer: int, context: int) -> float:
         own = self.profile.host_seconds(1, context, name, exit_layer=exit_layer)
         fixed = self.profile.fixed_seconds(name, context, exit_layer)
-        return own - self.profile.host_seconds(1, context) + fixed
+        # Both are differences of timings and may be below 0 by noise; what a drafter costs is not.
+        return max(own - self.profile.host_seconds(1, context) + fixed, 0.0)
 
     def _first(self, name: str, exit_layer: int, context: int) -> float:
         first = self.profile.first_draft_seconds(name, context, exit_layer)

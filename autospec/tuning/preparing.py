@@ -35,6 +35,7 @@ _END_ROOM = 37  # tokens that a profile leaves behind its longest context
 _REPLAY_SHARE = 0.1  # of the minutes, for pricing a space that is too large to be priced whole
 _PROFILE_SHARE = 0.05  # of the minutes, for measuring costs
 _UNLIMITED_SECONDS = 60.0  # for either, where there is no limit
+_LEAST_SECONDS = 2.0  # below which a profile has holes
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +160,12 @@ def _kept(task: Task, trace: Trace) -> HardwareProfile | None:
 def _short(task: Task, trace: Trace, space: SearchSpace) -> ProfileSettings:
     """Return what to measure: the contexts of the trace, trees only where the space has some."""
     minutes = task.settings.minutes
-    seconds = min(_PROFILE_SHARE * minutes * 60, _UNLIMITED_SECONDS) if minutes else _UNLIMITED_SECONDS
+    share = _PROFILE_SHARE * minutes * 60 if minutes else _UNLIMITED_SECONDS
     low, high = _reach(trace)
     high = min(high, task.decoder.target.usable_length - _END_ROOM)
     is_chain = set(_values(space, "tree_shape")) <= {"chain"}
     return ProfileSettings(
-        budget_seconds=seconds,
+        budget_seconds=min(max(share, _LEAST_SECONDS), _UNLIMITED_SECONDS),
         contexts=tuple(sorted({low, (low + high) // 2, high})),
         widths=() if is_chain else ProfileSettings().widths,
         batch_sizes=(),

@@ -96,7 +96,9 @@ def make_workload(categories: tuple[str, ...] = ("code", "prose"), per_category:
 
 def make_task(output_dir: Path, runner: FakeRunner | None = None, **changes: Any) -> Task:
     """A task of 8 prompts a trial without a time limit; `changes` go to the task, other names to the settings."""
-    own = {name: changes.pop(name) for name in ("workload", "space", "tracker", "on_event") if name in changes}
+    own = {
+        name: changes.pop(name) for name in ("workload", "space", "tracker", "on_event", "prepare") if name in changes
+    }
     drafters = {
         "draft": SimpleNamespace(has_probs=True, source="draft-model"),
         "ngram": SimpleNamespace(has_probs=False, source="ngram"),
@@ -127,6 +129,7 @@ def make_task(output_dir: Path, runner: FakeRunner | None = None, **changes: Any
         on_event=own.get("on_event", ignore_event),
         command="test",
         now=runner.now,
+        prepare=own.get("prepare"),
     )
 
 

@@ -58,12 +58,29 @@ def test_tune_writes_a_policy_that_loads(decoder: SpeculativeDecoder, tmp_path: 
     assert set(written["bootstrap"]) == {"speedup", "categories", "overall_speedup"}
     assert set(written["bootstrap"]["categories"]) == {"odd", "even"}
     assert all(set(claim["bootstrap"]) == {"low", "high"} for claim in written["claims"].values())
-    assert written["cost_model_error"] is None
-    assert written["num_replayed_trials"] == 0
+    if sampling.is_greedy:
+        error = written["cost_model_error"]
+        assert written["num_replayed_trials"] == error["num_priced"] == SearchSpace.load("smoke").size()
+        assert error["num_configs"] == 3
+        assert [one["measured_speedup"]["num_prompts"] for one in error["held_out"]] == [4] * len(error["held_out"])
+    else:
+        assert (written["cost_model_error"], written["num_replayed_trials"]) == (None, 0)
     assert written["token_identity"]["num_different"] == 0
     found = read_measurements(tmp_path / "run" / "measurements.jsonl")
     assert all(one.identical for one in found)
-    assert {one.config for one in found if one.trial == 1} == {SpecConfig("ngram", 10)}
+    if not sampling.is_greedy:
+        assert {one.config for one in found if one.trial == 1} == {SpecConfig("ngram", 10)}
+
+
+def test_a_study_that_is_not_guided_records_and_profiles_nothing(decoder: SpeculativeDecoder, tmp_path: Path):
+    prompts = tuple(Prompt(f"t{i}", "one", f"{i}12{i}12") for i in range(8))
+    workload = Workload("digits", prompts[:4], prompts[4:], max_new_tokens=8)
+    settings = StudySettings(trials=1, minutes=1.0, prompts_per_trial=4, finalist_prompts=4, guided=False)
+    result = tune(decoder, workload, SearchSpace.load("smoke"), output_dir=tmp_path, settings=settings)
+    assert result.predicted is None
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "measurements.jsonl", "policy.json", "result.json", "study.journal",
+    ]  # fmt: skip
 
 
 def test_prompts_that_do_not_fit_are_refused_before_anything_is_written(decoder: SpeculativeDecoder, tmp_path: Path):

@@ -16,6 +16,7 @@ from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.acceptance import Judge, Verdict
 from autospec.engine.cache import KVCache
 from autospec.engine.costs import CONSTANT_COSTS, CostCurve
+from autospec.engine.draft_checks import check_draft, num_branches
 from autospec.engine.drafters.base import Drafter, DraftPlan, Needs, Trail
 from autospec.engine.model import CausalLM
 from autospec.engine.termination import Stopping
@@ -65,7 +66,7 @@ class Session:
         capacity = len(job.prompt_ids) + job.max_new_tokens
         target.check_length(capacity)
         self._needs = drafter.needs if drafter is not None else Needs()
-        num_beside = max(_num_branches(job.config), self._needs.target_slots(job.config))
+        num_beside = max(num_branches(job.config), self._needs.target_slots(job.config))
         self.cache = KVCache(capacity + num_beside)
         self._capacity = capacity
         self._stopping = Stopping(job.config, job.costs)
@@ -170,13 +171,15 @@ class Session:
         """Draft, verify, accept, commit."""
         started = self._now()
         # One token always comes from the target itself, so a longer draft could not be used.
-        tree = drafter.propose(min(limit, self._room - 1))
+        limit = min(limit, self._room - 1)
+        tree = drafter.propose(limit)
+        check_draft(tree, self._job.config, limit, self._target.vocab_size)
         drafted = self._now()
         root = self.cache.length
         logits, hidden = self._verify(tree)
         verified = self._now()
         verdict = self._judge.accept(tree, logits, len(self._text))
-        tokens = [*tree.token_ids[list(verdict.path)].tolist(), verdict.next_id]
+        tokens = [*(tree.tokens[node] for node in verdict.path), verdict.next_id]
         slots = [0, *(node + 1 for node in verdict.path)]
         self.cache.keep(0, root, slots)
         self._stopping.observe(tree.depth, verdict.num_accepted)
@@ -190,10 +193,9 @@ class Session:
 
     def _verify(self, tree: TokenTree) -> tuple[Tensor, Tensor | None]:
         """Run the root and all nodes through the target at once: logits [nodes + 1, vocab], and hidden states."""
-        root = torch.tensor(self._text[-1:])
         mask = tree.ancestor_mask()
         depths = None if mask is None else (0, *tree.depths)
-        input_ids = torch.cat([root, tree.token_ids.cpu()])[None]
+        input_ids = torch.tensor([[self._text[-1], *tree.tokens]])
         if layers := self._needs.hidden_layers:
             logits, hidden = self._target.forward_with_hidden(
                 input_ids, self.cache, layers, tree_mask=mask, depths=depths
@@ -216,11 +218,6 @@ class Session:
         self._room -= len(tokens)
         self.stats.num_new_tokens += len(tokens)
         return list(tokens)
-
-
-def _num_branches(config: SpecConfig) -> int:
-    """Return how many nodes a verified tree may hold beside those along its longest path."""
-    return 0 if config.tree_shape == "chain" else max(config.tree_nodes, len(config.tree_paths))
 
 
 def _num_tested(tree: TokenTree, verdict: Verdict) -> int:

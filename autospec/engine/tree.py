@@ -86,8 +86,13 @@ class TokenTree:
         return tuple(map(tuple, found))
 
     @cached_property
+    def tokens(self) -> tuple[int, ...]:
+        """The token of every node, read from its tensor once."""
+        return tuple(self.token_ids.tolist())
+
+    @cached_property
     def _index(self) -> dict[tuple[int, int], int]:
-        edges = zip(self.parents, self.token_ids.tolist(), strict=True)
+        edges = zip(self.parents, self.tokens, strict=True)
         index: dict[tuple[int, int], int] = {}
         for node, edge in enumerate(edges):
             index.setdefault(edge, node)  # drawn with replacement, a token may stand twice: the first counts

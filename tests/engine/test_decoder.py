@@ -515,6 +515,9 @@ def test_models_are_traced_whole_and_in_few_shapes(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"
+)  # torch itself uses it
 def test_compiled_models_decode_alike(tiny_model: Any, noisy_copy: Any, counters: Any) -> None:
     compare_compiled(tiny_model("llama"), noisy_copy)
     assert counters["stats"]["unique_graphs"] > 0

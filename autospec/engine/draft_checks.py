@@ -1,0 +1,71 @@
+"""What a draft must be before the target is asked about it, whoever made the drafter.
+
+A draft that breaks this would end in a wrong text or in an error deep inside a model. Read are only numbers that the
+step reads anyway and `TokenTree` keeps (its tokens as a list, its depth), so a good draft costs a few comparisons.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from autospec.config import SpecConfig
+from autospec.engine.tree import TokenTree
+from autospec.errors import ModelError
+
+
+def num_branches(config: SpecConfig) -> int:
+    """Return how many nodes a verified tree may hold beside those along its longest path."""
+    return 0 if config.tree_shape == "chain" else max(config.tree_nodes, len(config.tree_paths))
+
+
+def check_draft(tree: TokenTree, config: SpecConfig, limit: int, vocab_size: int) -> None:
+    """Refuse a draft that cannot be verified.
+
+    Args:
+        tree: What a drafter returned.
+        config: Names the drafter and the shape.
+        limit: Longest path that was asked for.
+        vocab_size: Of the target.
+
+    Raises:
+        ModelError: It is no `TokenTree`, deeper or larger than allowed, branches where a chain was asked for, or holds
+            tokens or rows of another vocabulary.
+    """
+    if not isinstance(tree, TokenTree):
+        raise ModelError(f"drafter {config.drafter!r} must propose a `TokenTree`, but proposed {tree!r}")
+    _check_form(tree, config, limit)
+    _check_tokens(tree, config, vocab_size)
+
+
+def _check_form(tree: TokenTree, config: SpecConfig, limit: int) -> None:
+    if tree.depth > limit:
+        raise ModelError(
+            f"drafter {config.drafter!r} may draft at most {limit} tokens along a path here, but drafted {tree.depth}"
+        )
+    if config.tree_shape == "chain" and not tree.is_chain:
+        raise ModelError(
+            f"drafter {config.drafter!r} must draft a chain, but drafted a tree with the parents {tree.parents}"
+        )
+    most = limit + num_branches(config)
+    if tree.num_nodes > most:
+        raise ModelError(
+            f"drafter {config.drafter!r} may draft at most {most} nodes here, but drafted {tree.num_nodes}"
+        )
+
+
+def _check_tokens(tree: TokenTree, config: SpecConfig, vocab_size: int) -> None:
+    if tree.token_ids.dtype != torch.int64:
+        raise ModelError(
+            f"tokens of drafter {config.drafter!r} must be of type torch.int64, but are {tree.token_ids.dtype}"
+        )
+    if tree.tokens and not 0 <= min(tree.tokens) <= max(tree.tokens) < vocab_size:
+        raise ModelError(
+            f"tokens of drafter {config.drafter!r} must lie in 0 .. {vocab_size - 1}, "
+            f"but they reach from {min(tree.tokens)} to {max(tree.tokens)}"
+        )
+    for name, rows in (("draft_probs", tree.draft_probs), ("draft_logits", tree.draft_logits)):
+        if rows is not None and rows.shape != (tree.num_nodes, vocab_size):
+            raise ModelError(
+                f"{name} of drafter {config.drafter!r} must be of shape {(tree.num_nodes, vocab_size)}, "
+                f"but are {tuple(rows.shape)}"
+            )

@@ -1,0 +1,87 @@
+"""Drafts of drafters that do not keep to what was asked: an error that names the drafter, never a wrong text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from autospec.config import SamplingParams, SpecConfig
+from autospec.engine.decoder import SpeculativeDecoder
+from autospec.engine.drafters import DraftPlan, Needs, Trail
+from autospec.engine.tree import TokenTree, chain
+from autospec.errors import ModelError
+
+VOCAB = 3
+
+
+class Stubborn:
+    """Proposes one draft, whatever it is asked for."""
+
+    source, has_probs, shapes, needs = "stubborn", True, ("chain", "best_first"), Needs()
+
+    def __init__(self, draft: Any) -> None:
+        self.draft = draft
+
+    def start(self, prompt_ids: Sequence[int], plan: DraftPlan) -> None: ...
+
+    def propose(self, max_length: int) -> Any:
+        return self.draft
+
+    def commit(self, token_ids: Sequence[int], trail: Trail | None = None) -> None: ...
+
+
+def ids(*tokens: int) -> Tensor:
+    return torch.tensor(tokens, dtype=torch.int64)
+
+
+def generate(table: Any, table_model: Any, draft: Any, **knobs: Any) -> Any:
+    decoder = SpeculativeDecoder(table_model(table(0)), {"mine": Stubborn(draft)})
+    sampling = SamplingParams(temperature=1.0)
+    return decoder.generate([[0, 1]], config=SpecConfig("mine", 2, **knobs), sampling=sampling, max_new_tokens=12)
+
+
+WIDE = TokenTree(ids(0, 1), (-1, -1))
+BEST_FIRST = {"tree_shape": "best_first", "tree_nodes": 3}
+
+
+@pytest.mark.parametrize(
+    ("draft", "knobs", "message"),
+    [
+        (None, {}, "must propose a `TokenTree`, but proposed None"),
+        ([1, 2], {}, r"must propose a `TokenTree`, but proposed \[1, 2\]"),
+        (chain(ids(0, 1, 2)), {}, "may draft at most 2 tokens along a path here, but drafted 3"),
+        (chain(ids(0, 1, 2)), BEST_FIRST, "may draft at most 2 tokens along a path here, but drafted 3"),
+        (WIDE, {}, r"must draft a chain, but drafted a tree with the parents \(-1, -1\)"),
+        (TokenTree(ids(*[0] * 6), (-1,) * 6), BEST_FIRST, "may draft at most 5 nodes here, but drafted 6"),
+        (chain(ids(0, VOCAB)), {}, r"must lie in 0 \.\. 2, but they reach from 0 to 3"),
+        (chain(ids(-1)), {}, r"must lie in 0 \.\. 2, but they reach from -1 to -1"),
+        (chain(torch.tensor([1.0])), {}, r"must be of type torch\.int64, but are torch\.float32"),
+        (chain(ids(0), torch.ones(1, 4) / 4), {}, r"draft_probs of .* of shape \(1, 3\), but are \(1, 4\)"),
+        (
+            TokenTree(ids(0), (-1,), draft_logits=torch.ones(1, 2)),
+            {},
+            r"draft_logits of .* of shape \(1, 3\), but are \(1, 2\)",
+        ),
+    ],
+)
+@pytest.mark.parametrize("rule", ["exact", "multi_candidate"])
+def test_a_draft_that_cannot_be_verified_names_its_drafter(
+    rule: str, draft: Any, knobs: dict[str, Any], message: str, table: Any, table_model: Any
+) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        generate(table, table_model, draft, accept_rule=rule, **knobs)
+    assert "drafter 'mine'" in str(caught.value)
+
+
+def test_a_draft_at_every_limit_is_taken(table: Any, table_model: Any) -> None:
+    # Two levels and five nodes, with the tokens at both ends of the vocabulary; near the end it is too deep.
+    full = TokenTree(ids(0, 2, 1, 0, 2), (-1, -1, 0, 0, 1))
+    with pytest.raises(ModelError, match="at most 1 tokens along a path here, but drafted 2"):
+        generate(table, table_model, full, **BEST_FIRST)
+    flat = TokenTree(ids(0, 2, 1), (-1, -1, -1))
+    with pytest.raises(ModelError, match="at most 0 tokens along a path here, but drafted 1"):
+        generate(table, table_model, flat, **BEST_FIRST)

@@ -279,11 +279,15 @@ def covering(cases: Sequence[Case], facts_of: Callable[[Case], set[tuple[str, ..
     return kept
 
 
-# What a test may ask for: the whole table, or the part in which one of the rules has no say.
+# What a test may ask for: the whole table, the part in which one of the rules has no say, what a drafter with
+# probabilities can do (whole, and where the stopping rule has no say), and the simplest case of each drafter.
 TABLES = {
     "case": CASES,
     "drafting": [case for case in CASES if case.accept_rule in DRAFTING],
     "accepting": [case for case in CASES if case.stop_rule == STOP_RULES[0]],
+    "modelled": [case for case in CASES if case.drafter == "small_model"],
+    "shaped": [case for case in CASES if (case.drafter, case.stop_rule) == ("small_model", STOP_RULES[0])],
+    "simplest": [next(case for case in CASES if case.drafter == drafter) for drafter in DRAFTERS],
 }
 
 

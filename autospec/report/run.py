@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,14 @@ class RunFiles:
         trials: Trials of the search, by number; trial 0, the baseline against itself, is not among them.
         noise_floor: Coefficient of variation of one timing; None where trial 0 was not measured.
         device: Name of the device.
+        predictions: Configuration to prompt to the log speedup that was predicted; empty where nothing was.
     """
 
     measurements: tuple[Measurement, ...]
     trials: tuple[Trial, ...]
     noise_floor: float | None
     device: str
+    predictions: Mapping[SpecConfig, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -95,7 +97,21 @@ def read_run(output_dir: Path) -> RunFiles:
         _trials([one for one in measurements if one.stage == "search"], failed),
         noise_floor(baseline) if baseline else None,
         next((str(row["value"]["machine"]["device_name"]) for row in rows if row.get("decision") == "identity"), ""),
+        _predictions(output_dir / "predictions.json"),
     )
+
+
+def _predictions(path: Path) -> dict[SpecConfig, dict[str, float]]:
+    if not path.is_file():
+        return {}
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            SpecConfig.from_json(row["config"]): dict(zip(document["prompt_ids"], row["log_speedups"], strict=True))
+            for row in document["rows"]
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MeasurementError(f"a run must hold readable predictions, but {path}: {error}") from error
 
 
 def _trials(search: Sequence[Measurement], failed: dict[int, SpecConfig]) -> tuple[Trial, ...]:

@@ -48,13 +48,13 @@ class Guide:
         self._predictor = predictor
         asked = [config for config in dict.fromkeys(candidates) if not config.is_off]
         priced = zip(asked, predictor.predict(asked), strict=True)
-        self._candidates = [config for config, price in priced if price is not None]
-        self.num_asked, self.num_priced = len(asked), len(self._candidates)
+        self.candidates = [config for config, price in priced if price is not None]
+        self.num_asked, self.num_priced = len(asked), len(self.candidates)
         self.is_complete = is_whole and self.num_priced == self.num_asked
 
     def ranked(self) -> list[Prediction]:
         """Return all predictions, the best first."""
-        priced = [price for price in self._predictor.predict(self._candidates) if price is not None]
+        priced = [price for price in self._predictor.predict(self.candidates) if price is not None]
         return sorted(priced, key=lambda one: (-one.log_speedup, one.config.config_hash))
 
     def opening(self) -> tuple[SpecConfig, ...]:

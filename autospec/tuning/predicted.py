@@ -65,6 +65,26 @@ class Predicted:
         }
 
 
+def predictions_json(prepared: Preparation) -> dict[str, Any]:
+    """Return what `predictions.json` holds: every configuration that was priced, uncorrected, the best first.
+
+    Log speedups stand in the order of the prompts.
+    """
+    rows = filter(None, map(prepared.predictor.uncorrected, prepared.guide.candidates))
+    ranked = sorted(rows, key=lambda one: (-one.log_speedup, one.config.config_hash))
+    return {
+        "prompt_ids": list(prepared.predictor.prompt_ids),
+        "rows": [
+            {
+                "config": one.config.to_json(),
+                "speedup": round(math.exp(one.log_speedup), 4),
+                "log_speedups": [round(value, 4) for value in one.log_speedups.tolist()],
+            }
+            for one in ranked
+        ],
+    }
+
+
 def look_back(prepared: Preparation, measurements: Sequence[Measurement], noise_floor: float) -> Predicted:
     """Compare what was predicted with what was measured.
 

@@ -36,7 +36,7 @@ from autospec.tuning.measuring import Measurer
 from autospec.tuning.outcome import Circumstances, complete_result, partial_result
 from autospec.tuning.plan import make_plan
 from autospec.tuning.pool import OFF, Leaderboard, Pool
-from autospec.tuning.predicted import look_back
+from autospec.tuning.predicted import look_back, predictions_json
 from autospec.tuning.quality import LossLimit
 from autospec.tuning.result import TOKENS_PER_EXCUSE, TuningResult
 from autospec.tuning.settings import StudySettings
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from autospec.tuning.preparing import Preparation
 
 MEASUREMENTS_FILE, JOURNAL_FILE = "measurements.jsonl", "study.journal"
-POLICY_FILE, RESULT_FILE = "policy.json", "result.json"
+POLICY_FILE, RESULT_FILE, PREDICTIONS_FILE = "policy.json", "result.json", "predictions.json"
 _NUM_WARM_UP_PROMPTS = 2
 
 
@@ -282,5 +282,8 @@ class _Run:
         result.policy.save(folder / POLICY_FILE)
         text = json.dumps(result.to_json(), indent=2, allow_nan=False) + "\n"
         write_atomically(folder / RESULT_FILE, text)
-        files = [folder / name for name in (POLICY_FILE, RESULT_FILE, MEASUREMENTS_FILE, JOURNAL_FILE)]
+        if self._prepared is not None:
+            write_atomically(folder / PREDICTIONS_FILE, json.dumps(predictions_json(self._prepared)) + "\n")
+        names = (POLICY_FILE, RESULT_FILE, MEASUREMENTS_FILE, JOURNAL_FILE, PREDICTIONS_FILE)
+        files = [folder / name for name in names]
         return [path for path in files if path.exists()]

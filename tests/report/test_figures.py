@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +9,14 @@ from pathlib import Path
 import pytest
 
 from autospec.config import SpecConfig
+from autospec.errors import MeasurementError
 from autospec.report import draw_figures
-from autospec.report.figures import acceptance_by_position, optimisation_history, speed_by_draft_length
+from autospec.report.figures import (
+    acceptance_by_position,
+    optimisation_history,
+    predicted_and_measured,
+    speed_by_draft_length,
+)
 from autospec.report.run import read_run
 
 OFF = SpecConfig()
@@ -138,3 +146,26 @@ def test_the_legend_of_many_drafters_stays_inside_the_figure(write_run):
         legend = figure.legends[0].get_window_extent()
         assert len(figure.legends[0].get_texts()) >= len(names)
         assert figure.bbox.x0 <= legend.x0 < legend.x1 <= figure.bbox.x1
+
+
+def test_what_was_predicted_is_drawn_against_what_was_measured_on_the_same_prompts(folder) -> None:
+    assert predicted_and_measured(read_run(folder)) is None
+    # Trial 2 measured draft x12 on two prompts at 0.5 times; on those 0.5 was predicted, on the others 8.
+    rows = [(draft(3), [0.0] * 4), (draft(12), [math.log(0.5)] * 2 + [math.log(8.0)] * 2), (draft(5), [1.0] * 4)]
+    document = {
+        "prompt_ids": list(PROMPTS),
+        "rows": [{"config": config.to_json(), "speedup": 1.0, "log_speedups": values} for config, values in rows],
+    }
+    (folder / "predictions.json").write_text(json.dumps(document))
+    figure = predicted_and_measured(read_run(folder))
+    assert figure is not None
+    points = sorted(line.get_data() for line in figure.axes[0].lines if line.get_marker() == "o")
+    assert [(round(float(x[0]), 6), round(float(y[0]), 6)) for x, y in points] == [(0.5, 0.5), (1.0, 2.0)]
+    assert "2 configurations, off by 25.0 % on average" in texts(figure)
+    assert "predicted_and_measured.png" in [path.name for path in draw_figures(folder)]
+
+
+def test_predictions_that_cannot_be_read_are_told_of(folder) -> None:
+    (folder / "predictions.json").write_text("{}")
+    with pytest.raises(MeasurementError, match="a run must hold readable predictions"):
+        read_run(folder)

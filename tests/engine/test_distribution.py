@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from autospec.config import SamplingParams, SpecConfig
+from autospec.engine.acceptance import judge
 from autospec.engine.decoder import SpeculativeDecoder
 from autospec.engine.drafters import DraftPlan, Needs, SmallModelDrafter, Trail
 from autospec.engine.tree import TokenTree, chain
@@ -129,6 +130,39 @@ def test_the_test_catches_drafters_that_bias_the_output(
     decoder = SpeculativeDecoder(target, {"bug": drafter})
     config = SpecConfig("bug", DRAFT_LENGTH, accept_rule=rule)
     assert chi_square(Counter(generate(decoder, config, PLAIN, NUM_FEW_SEEDS)), laws[PLAIN]) < 1e-6
+
+
+class ReorderedDrafter(SmallModelDrafter):
+    """Draws siblings without replacement and hands them over in another order."""
+
+    def propose(self, max_length: int) -> TokenTree:
+        tree = super().propose(max_length)
+        if tree.draft_probs is None:
+            return tree
+        order = sorted(range(tree.num_nodes), key=lambda node: -tree.tokens[node])
+        return TokenTree(tree.token_ids[order], tree.parents, tree.draft_probs)
+
+
+@pytest.mark.parametrize("rule", ["multi_candidate", "traversal"])
+@pytest.mark.parametrize("bug", [OverconfidentDrafter, ReorderedDrafter])
+def test_the_test_catches_them_under_rules_for_trees(
+    bug: type[Any], rule: str, target: Any, small: Any, laws: Any, chi_square: Any
+) -> None:
+    tree: dict[str, Any] = {"tree_shape": "static", "tree_paths": ((0,), (1,))}
+    decoder = SpeculativeDecoder(target, {"bug": bug(small, 3)})
+    config = SpecConfig("bug", DRAFT_LENGTH, accept_rule=rule, **tree)
+    assert chi_square(Counter(generate(decoder, config, PLAIN, NUM_FEW_SEEDS)), laws[PLAIN]) < 1e-6
+
+
+@pytest.mark.parametrize(("rule", "name"), [("exact", "uniforms"), ("coupled", "gumbels")])
+def test_the_test_catches_biased_numbers_where_drafts_cannot_bias(
+    rule: str, name: str, target: Any, small: Any, laws: Any, chi_square: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = getattr(judge, name)
+    monkeypatch.setattr(judge, name, lambda *args: made(*args) ** 2)
+    decoder = SpeculativeDecoder(target, {"draft": SmallModelDrafter(small, 3)})
+    outputs = generate(decoder, SpecConfig("draft", DRAFT_LENGTH, accept_rule=rule), PLAIN, NUM_FEW_SEEDS)
+    assert chi_square(Counter(outputs), laws[PLAIN]) < 1e-6
 
 
 def test_exact_matching_forgives_even_those(target: Any, small: Any, plain: Any) -> None:

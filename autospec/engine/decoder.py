@@ -154,7 +154,7 @@ class SpeculativeDecoder:
 
         Raises:
             ConfigError: A setting or combination that cannot work.
-            ModelError: Prompt and new tokens do not fit the context.
+            ModelError: Prompt and new tokens do not fit the context, or a drafter proposes what cannot be verified.
         """
         if not isinstance(prompts, (str, Sequence)):
             raise ConfigError(f"`prompts` must be text or a list of prompts, but got {prompts!r}")

@@ -18,6 +18,16 @@ def num_branches(config: SpecConfig) -> int:
     return 0 if config.tree_shape == "chain" else max(config.tree_nodes, len(config.tree_paths))
 
 
+def check_kind(tree: object, name: str) -> None:
+    """Refuse what is no draft at all.
+
+    Raises:
+        ModelError: It is no `TokenTree`.
+    """
+    if not isinstance(tree, TokenTree):
+        raise ModelError(f"drafter {name!r} must propose a `TokenTree`, but proposed {tree!r}")
+
+
 def check_draft(tree: TokenTree, config: SpecConfig, limit: int, vocab_size: int) -> None:
     """Refuse a draft that cannot be verified.
 
@@ -31,8 +41,7 @@ def check_draft(tree: TokenTree, config: SpecConfig, limit: int, vocab_size: int
         ModelError: It is no `TokenTree`, deeper or larger than allowed, branches where a chain was asked for, or holds
             tokens or rows of another vocabulary.
     """
-    if not isinstance(tree, TokenTree):
-        raise ModelError(f"drafter {config.drafter!r} must propose a `TokenTree`, but proposed {tree!r}")
+    check_kind(tree, config.drafter)
     _check_form(tree, config, limit)
     _check_tokens(tree, config, vocab_size)
 

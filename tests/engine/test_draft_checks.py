@@ -85,3 +85,22 @@ def test_a_draft_at_every_limit_is_taken(table: Any, table_model: Any) -> None:
     flat = TokenTree(ids(0, 2, 1), (-1, -1, -1))
     with pytest.raises(ModelError, match="at most 0 tokens along a path here, but drafted 1"):
         generate(table, table_model, flat, **BEST_FIRST)
+
+
+@pytest.mark.parametrize("combine", ["fallback", "merge"])
+def test_of_several_drafters_the_one_is_named(combine: str, table: Any, table_model: Any) -> None:
+    parts = {"good": Stubborn(chain(ids())), "bad": Stubborn([1])}
+    for part in parts.values():
+        part.shapes = ("chain", "trie")
+    decoder = SpeculativeDecoder(table_model(table(0)), parts)
+    config = SpecConfig("good+bad", 2, combine=combine, tree_shape="trie" if combine == "merge" else "chain")
+    with pytest.raises(ModelError, match=r"drafter 'bad' must propose a `TokenTree`, but proposed \[1\]"):
+        decoder.generate([[0, 1]], config=config)
+
+
+def test_a_drawn_draft_is_not_merged(table: Any, table_model: Any) -> None:
+    drawn = Stubborn(chain(ids(0), torch.ones(1, VOCAB) / VOCAB))
+    decoder = SpeculativeDecoder(table_model(table(0)), {"good": Stubborn(chain(ids())), "drawn": drawn})
+    config = SpecConfig("good+drawn", 2, combine="merge", tree_shape="trie")
+    with pytest.raises(ModelError, match=r"must not be drawn, but drafter 'drawn' gave `draft_probs`"):
+        decoder.generate([[0, 1]], config=config)

@@ -36,7 +36,7 @@ def check_mean(table_model: Any, drafter: Drafter, config: SpecConfig, at_least:
     """Compare with P(at least 1 accepted), P(at least 2), ...; their sum is the mean."""
     rows = torch.tensor(TARGET, dtype=torch.float64).expand(3, 3, 3)
     target = table_model(rows, context_length=2 * NUM_TOKENS)
-    session = Session(target, drafter, Job((0, 1), config, SamplingParams(temperature=1.0), 7, NUM_TOKENS))
+    session = Session(target, drafter, Job((0, 1), config, SamplingParams(temperature=1.0), 1, NUM_TOKENS))
     session.prefill()
     session.start_drafter()
     while session.room > config.draft_length:  # from there on drafts would be cut

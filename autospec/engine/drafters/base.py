@@ -119,7 +119,10 @@ class Drafter(Protocol):
         ...
 
     def propose(self, max_length: int) -> TokenTree:
-        """Draft at most `max_length` tokens along a path behind everything committed; an empty tree is allowed."""
+        """Draft at most `max_length` tokens along a path behind everything committed; an empty tree is allowed.
+
+        A draft that cannot be verified ends the generation; see `autospec.engine.draft_checks.check_draft`.
+        """
         ...
 
     def commit(self, token_ids: Sequence[int], trail: Trail | None = None) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from autospec.config import SpecConfig
+from autospec.engine.draft_checks import check_kind
 from autospec.engine.drafters.base import Drafter, DraftPlan, Needs, Trail
 from autospec.engine.tree import TokenTree, Trie, empty_tree
+from autospec.errors import ModelError
 
 # What a part is asked for when drafts are merged: the first of these that it can. A merged trie is cut after its nodes
 # were seen, so none of them may be drawn: a chain is then the most probable one.
@@ -44,18 +46,24 @@ class CombinedDrafter:
             part.start(prompt_ids, self._merged_plan(name, part, plan) if self._merges else plan)
 
     def propose(self, max_length: int) -> TokenTree:
-        drafts = (part.propose(max_length) for part in self._parts.values())
+        drafts = ((name, self._proposed(name, max_length)) for name in self._parts)
         if not self._merges:
-            return next((draft for draft in drafts if draft.num_nodes), empty_tree())
+            return next((draft for _, draft in drafts if draft.num_nodes), empty_tree())
         trie = Trie()
-        for draft in drafts:
-            assert draft.draft_probs is None, "a merged draft must not be drawn"
+        for name, draft in drafts:
+            if draft.draft_probs is not None:
+                raise ModelError(f"a draft that is merged must not be drawn, but drafter {name!r} gave `draft_probs`")
             trie.insert_tree(draft, [1 / place for place in range(1, draft.num_nodes + 1)])
         return trie.best(self._num_nodes, max_length)
 
     def commit(self, token_ids: Sequence[int], trail: Trail | None = None) -> None:
         for part in self._parts.values():
             part.commit(token_ids, None if trail is None else self._trail_for(part.needs, trail))
+
+    def _proposed(self, name: str, max_length: int) -> TokenTree:
+        draft = self._parts[name].propose(max_length)
+        check_kind(draft, name)  # the rest is checked of what is made of it
+        return draft
 
     def _num_target_slots(self, config: SpecConfig) -> int:
         """Return for how many nodes there must be room: each part leaves the cache as it was."""

@@ -122,7 +122,7 @@ def test_every_part_is_told_every_commit_and_what_it_asked_for() -> None:
     two = Scripted(needs=Needs((1, 5), logits=True))
     three = Scripted()
     drafter = CombinedDrafter({"a": one, "b": two, "c": three}, "fallback")
-    assert drafter.needs == Needs((3, 1, 5), logits=True)
+    assert (drafter.needs.hidden_layers, drafter.needs.logits) == ((3, 1, 5), True)
     drafter.start([A], plan())
     hidden = torch.tensor([[30.0, 31, 10, 11, 50, 51]])  # two numbers of each layer
     logits = torch.zeros(1, 4)

@@ -160,6 +160,23 @@ def test_rows_are_the_model_s_own_on_the_shared_tokens(target: CausalLM, drafter
     assert to_probs(logits[None], sampling)[0, drafter.shared.draft_ids].sum() < 1 - 1e-6  # something was cut
 
 
+@pytest.mark.parametrize("rule", ["exact", "rejection", "block", "coupled"])
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_the_target_itself_under_other_names_is_never_rejected(
+    target: CausalLM, noisy_copy: Any, checks: Any, temperature: float, rule: str
+) -> None:
+    if rule == "exact" and temperature:
+        pytest.skip("the target draws once more, with other random numbers than its draft")
+    names = list(ALPHABET)
+    random.Random(1).shuffle(names)
+    codec = byte_level(names, [])  # every byte and nothing else, in another order
+    drafter = TranslatedModelDrafter(renamed(target, codec, 0.0, noisy_copy), codec, target, BYTES)
+    config = SpecConfig("drafter", 3, accept_rule=rule)
+    for output in checks.generate(target, drafter, config, SamplingParams(temperature=temperature, seed=2)):
+        # 13 tokens behind the prefill, 4 a step, and the last alone.
+        assert (output.stats.num_steps, output.stats.num_accepted, output.stats.num_drafted) == (4, 9, 9)
+
+
 def letters(text: str, *merges: tuple[str, str]) -> TextCodec:
     return byte_level([*text, *("".join(pair) for pair in merges)], list(merges))
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from autospec.config import SpecConfig
 from autospec.errors import ReplayError
 from autospec.replay.forest import DraftForest
-from autospec.replay.textual import TextTables, made_of
+from autospec.replay.textual import drafts_everywhere, made_of
 from autospec.replay.trace import Trace
 
 # Longest ending of the text whose earlier occurrence is looked for.
@@ -66,7 +67,7 @@ def rank_acceptance(trace: Trace, drafter: str) -> NDArray[np.float64]:
     key = trace.key_of(drafter)
     if key is None:
         raise ReplayError(f"a drafter must be recorded to have ranks, {sorted(trace.forests)}, but got {drafter!r}")
-    seen = trace.contexts <= trace.rooms[key]
+    seen = trace.forests[key].caps > 0
     tokens = trace.forests[key].rows.tokens[: trace.num_positions]
     hits = (tokens == trace.next_tokens[:, None])[seen]
     return np.asarray(hits.sum(axis=0) / max(len(hits), 1))
@@ -87,12 +88,14 @@ def acceptance_rows(trace: Trace, drafter: str) -> AcceptanceRows:
 
 
 def _recorded(trace: Trace, key: str) -> AcceptanceRows:
-    forest, places = trace.forests[key], np.nonzero(trace.contexts <= trace.rooms[key])[0]
-    left, node, reached = trace.left()[places], places.copy(), np.ones(len(places), dtype=np.bool_)
+    forest = trace.forests[key]
+    places = np.nonzero(forest.caps > 0)[0]
+    # The last token of an output always comes from the target itself.
+    left = np.minimum(trace.left() - 1, forest.caps)[places]
+    node, reached = places.copy(), np.ones(len(places), dtype=np.bool_)
     start, depth, parts = places, 0, list[tuple[NDArray[np.generic], ...]]()
     while True:
-        # The last token of an output always comes from the target itself.
-        alive = (node >= 0) & (depth + 1 < left)
+        alive = (node >= 0) & (depth < left)
         start, node, left, reached = start[alive], node[alive], left[alive], reached[alive]
         if not len(node):
             break
@@ -113,10 +116,11 @@ def _gaps(forest: DraftForest, node: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def _looked_up(trace: Trace, name: str) -> AcceptanceRows:
     source = trace.sources.get(name)
-    drafter = made_of(source) if source else None
+    drafter = made_of(source, trace) if source else None
     if drafter is None:
         raise ReplayError(f"a drafter must be recorded, or a lookup that its source makes, but got {name!r}")
-    table = TextTables(trace, drafter, name).longest_chains(_MAX_LOOKED_UP)
+    limits = np.clip(trace.left() - 1, 0, _MAX_LOOKED_UP)
+    table = drafts_everywhere(trace, drafter, SpecConfig(name, _MAX_LOOKED_UP), limits)
     matches = match_lengths(trace)
     lengths, accepted = table.nodes.astype(np.int64), table.accepted.astype(np.int64)
     start = np.repeat(np.arange(trace.num_positions), lengths)

@@ -12,9 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from autospec.config import SamplingParams
 from autospec.engine.cache import KVCache
 from autospec.engine.drafters import Drafter, EarlyExitDrafter, SmallModelDrafter
 from autospec.engine.drafters.small_model import fit_vocabulary
+from autospec.engine.growth import draft_logprobs
 from autospec.engine.layers import keep_layers
 from autospec.engine.model import CausalLM
 from autospec.replay.forest import DraftForest, Ints, Rows
@@ -118,9 +120,9 @@ def draft_model(drafter: Drafter, target: CausalLM, exit_layer: int) -> CausalLM
     return None
 
 
-def rows_of(logits: Tensor, width: int) -> Rows:
-    """Return the candidates of logits [n, vocab], as greedy drafting ranks them."""
-    logprobs = logits.log_softmax(dim=-1)
+def rows_of(logits: Tensor, width: int, sampling: SamplingParams = SamplingParams()) -> Rows:  # noqa: B008  (frozen)
+    """Return the candidates of logits [n, vocab], as deterministic drafts rank them."""
+    logprobs = draft_logprobs(logits, sampling)
     probs = logprobs.exp()
     top = logprobs.topk(min(width, logprobs.shape[-1]), dim=-1)
     entropies = -torch.xlogy(probs, probs).sum(dim=-1)

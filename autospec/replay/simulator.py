@@ -1,6 +1,7 @@
 """Replays configurations on a trace: the steps that a live run would take, without running a model.
 
-Exact for greedy decoding and whatever keeps greedy decoding's tokens; what a trace does not decide is refused.
+Exact for greedy decoding and whatever keeps greedy decoding's tokens, and under sampling for the rule that keeps plain
+decoding's; what a trace does not decide is refused, or expected (`autospec.replay.expectation`).
 """
 
 from __future__ import annotations
@@ -13,18 +14,19 @@ from numpy.typing import NDArray
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.costs import CONSTANT_COSTS, CostCurve
-from autospec.engine.drafters import Drafter
-from autospec.errors import ConfigError, ReplayError, ReplayMiss
+from autospec.engine.drafters import CombinedDrafter, Drafter
+from autospec.errors import ReplayError, ReplayMiss
 from autospec.records import StepStats
-from autospec.replay.branching import follow_ranks, grow_layers
-from autospec.replay.recorder import Recorder, wanted_of
-from autospec.replay.tables import Chains, StepTable
-from autospec.replay.textual import TextTables, made_of
+from autospec.replay.branching import follow_ranks, grow_paths
+from autospec.replay.drafts import Extender, RecordedDrafter, StoredDrafter
+from autospec.replay.following import Follower
+from autospec.replay.recorder import Recorder
+from autospec.replay.shelf import Shelf, wanted_of
+from autospec.replay.tables import StepTable
+from autospec.replay.textual import CHAIN_KNOBS, TEXT_DRAFTERS, ChainTables, lookup_of, made_of
 from autospec.replay.trace import Trace
 from autospec.replay.walking import Route, walk_adaptive, walk_heuristic, walk_plain
-from autospec.rules import ACCEPT_RULES
-
-_LADDER_DEPTH = 16
+from autospec.rules import ACCEPT_RULES, TREE_SHAPES
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class Replay:
         tested: Positions put to the test.
         calls: Forwards of draft models, the first of each behind the text.
         run: Draft nodes that the forwards behind the first ran, all together.
-        num_prompts: In the trace.
+        dropped: [prompts] tokens of the last step that stood behind the end of the output.
     """
 
     config: SpecConfig
@@ -53,7 +55,12 @@ class Replay:
     tested: NDArray[np.int16]
     calls: NDArray[np.int16]
     run: NDArray[np.int16]
-    num_prompts: int
+    dropped: NDArray[np.int64]
+
+    @property
+    def num_prompts(self) -> int:
+        """Number of prompts in the trace."""
+        return len(self.dropped)
 
     def per_prompt(self, counts: NDArray[np.int16] | None = None) -> NDArray[np.int64]:
         """Return the sum of one of the arrays for every prompt, or how many steps it has: [prompts]."""
@@ -61,13 +68,14 @@ class Replay:
         return np.bincount(self.prompts, weights, minlength=self.num_prompts).astype(np.int64)
 
     def stats(self, row: int) -> StepStats:
-        """Return the counts of one prompt, as a live run whose length ended it has them; its seconds are 0."""
+        """Return the counts of one prompt, as a live run has them; its seconds are 0."""
         stats, own = StepStats(num_new_tokens=1), self.prompts == row
         for nodes, accepted, tested in zip(
             self.nodes[own].tolist(), self.accepted[own].tolist(), self.tested[own].tolist(), strict=True
         ):
             stats.add_step(nodes, accepted, tested)
             stats.num_new_tokens += accepted + 1
+        stats.drop(int(self.dropped[row]))
         return stats
 
 
@@ -76,17 +84,19 @@ class Simulator:
 
     Args:
         trace: What was recorded.
-        drafters: By name, those that look text up and need more than the trace knows of them.
+        drafters: By name, those that the trace alone cannot make: text lookup over files, and drafters of one's own.
+            None takes those of the recorder.
         costs: For the cost-aware stopping rule.
         recorder: Records what is missed; None raises `ReplayMiss`.
         max_new_tokens: Of every prompt; None takes what was recorded.
+        ends: [prompts] after how many tokens each output ends; see `output_ends`. None goes on behind an end of text.
         sampling: What is asked about; its seed does not count. None takes what was recorded.
 
     Raises:
         ReplayError: The trace was recorded under other sampling, or with fewer tokens.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (keywords of one question)
         self,
         trace: Trace,
         drafters: Mapping[str, Drafter] | None = None,
@@ -94,17 +104,18 @@ class Simulator:
         costs: CostCurve = CONSTANT_COSTS,
         recorder: Recorder | None = None,
         max_new_tokens: int | None = None,
+        ends: Sequence[int] | None = None,
         sampling: SamplingParams | None = None,
     ) -> None:
         _check_sampling(trace, trace.sampling if sampling is None else sampling)
         self.trace, self._costs, self._recorder = trace, costs, recorder
-        self._drafters, self._texts = dict(drafters or {}), dict[str, TextTables]()
-        left = trace.left(max_new_tokens)
-        ends = trace.position_starts[1:][trace.prompt_of]
-        self._route = Route(trace.position_starts[:-1], left, ends)
-        self._most = np.maximum(left - 1, 0)
-        self._chains: dict[tuple[str, int, int], Chains] = {}
-        self._ladders: dict[tuple[object, ...], StepTable] = {}
+        given = drafters if drafters is not None or recorder is None else recorder.decoder.drafters
+        self._given = dict(given or {})
+        self._made: dict[tuple[str, str], Drafter | None] = {}
+        self._texts = dict[str, ChainTables]()
+        self.route = _route(trace, max_new_tokens, ends)
+        self.shelf = Shelf(trace, costs, np.maximum(self.route.left - 1, 0))
+        self._follower = Follower(trace, self.route, costs)
 
     def replay(self, config: SpecConfig) -> Replay:
         """Replay one configuration; see `replay_all`."""
@@ -117,104 +128,139 @@ class Simulator:
             ReplayError: An acceptance rule that may leave the recorded text, or a drafter the trace does not hold.
             ReplayMiss: A draft that is reached was not recorded, and there is no recorder.
         """
-        tables = [self._steps(config) for config in configs]
+        for config in configs:
+            self._refuse(config)
+        tables = [self.steps(config) for config in configs]
         if not tables:
             return []
-        visited = walk_plain(np.stack([table.accepted for table in tables]), self._route)
+        visited = walk_plain(np.stack([table.accepted for table in tables]), self.route)
         return [self._seen(*one) for one in zip(configs, tables, visited, strict=True)]
 
-    def _steps(self, config: SpecConfig) -> StepTable:
-        """Return the step at every position; a rule with state is walked first, so that the position decides."""
-        self._refuse(config)
+    def steps(self, config: SpecConfig) -> StepTable:
+        """Return the step at every position that may be visited; a rule with state is walked first."""
         if config.is_off:
             return StepTable.empty(self.trace.num_positions)
+        if not self._is_tabular(config):
+            return self._follower.follow(self._followed(config), config)
         if config.stop_rule == "adaptive":
             return self._adaptive(config)
         if config.stop_rule == "heuristic":
-            tables = StepTable.stack([self._table(config, limit) for limit in range(config.draft_length + 1)])
-            chosen = np.maximum(walk_heuristic(tables, config, self._route), 0)
+            tables = self.tables(config)
+            chosen = np.maximum(walk_heuristic(tables, config, self.route), 0)
             places = np.arange(len(chosen))
             return StepTable(*(getattr(tables, one.name)[chosen, places] for one in fields(tables)))
         return self._table(config, config.draft_length)
 
+    def tables(self, config: SpecConfig) -> StepTable:
+        """Return the steps under every draft length up to the configuration's: [draft_length + 1, positions]."""
+        return StepTable.stack([self._table(config, limit) for limit in range(config.draft_length + 1)])
+
     def _refuse(self, config: SpecConfig) -> None:
-        if not (ACCEPT_RULES[config.accept_rule].is_lossless or config.accept_rule == "typical" or config.is_off):
+        rule = config.accept_rule
+        if config.is_off:
+            return
+        if self.trace.sampling.is_greedy:
+            if not (ACCEPT_RULES[rule].is_lossless or rule == "typical"):
+                raise ReplayError(
+                    f"a rule that is replayed must keep the target's own tokens, but {rule!r} writes another text "
+                    "than the one recorded"
+                )
+        elif rule != "exact":
             raise ReplayError(
-                f"a rule that is replayed must keep the target's own tokens, but {config.accept_rule!r} writes "
-                "another text than the one recorded"
+                f"under sampling only accept_rule 'exact' writes the text that was recorded, but got {rule!r}; what "
+                "lossless rules do on average, `expected` tells"
             )
+
+    def _is_tabular(self, config: SpecConfig) -> bool:
+        """Tell whether what a draft does at a position can be said without walking there."""
         if len(config.drafter_names) > 1 and config.combine == "merge":
-            raise ReplayError(f"drafts that are merged cannot be replayed yet, but got {config.drafter!r}")
+            return False
+        for name in config.drafter_names:
+            if self._key(config, name) is None:
+                is_prefix = config.tree_shape == "chain" and isinstance(self._lookup(name), tuple(CHAIN_KNOBS))
+                if not is_prefix:
+                    return False
+        return config.stop_rule != "adaptive" or len(config.drafter_names) == 1
+
+    def _followed(self, config: SpecConfig) -> Drafter:
+        parts = {name: self._part_drafter(config, name) for name in config.drafter_names}
+        for name, part in parts.items():
+            if len(parts) == 1 and config.tree_shape not in part.shapes:
+                raise ReplayError(f"{name!r} drafts the shapes {list(part.shapes)}, but got {config.tree_shape!r}")
+        return CombinedDrafter(parts, config.combine) if len(parts) > 1 else next(iter(parts.values()))
+
+    def _part_drafter(self, config: SpecConfig, name: str) -> Drafter:
+        extend: Extender | None = None
+        if self._recorder is not None:
+            recorder = self._recorder
+
+            def extend(key: str, wanted: SpecConfig, positions: NDArray[np.int64], limit: int) -> None:
+                recorder.extend(self.trace, key, wanted, positions, limit)
+
+        if (key := self._key(config, name)) is not None:
+            return RecordedDrafter(self.shelf, key, extend)
+        if (lookup := self._lookup(name)) is not None:
+            return lookup
+        given = self._given.get(name)
+        if given is None and not any(stored.partition("#")[0] == name for stored in self.trace.drafts):
+            raise ReplayError(f"a drafter must be recorded or given, but {name!r} is neither")
+        of = (False, tuple(TREE_SHAPES)) if given is None else (given.has_probs, given.shapes)
+        return StoredDrafter(self.trace, name, extend, of)
+
+    def _lookup(self, name: str) -> Drafter | None:
+        """Return a drafter that only looks text up; None for others."""
+        source = self.trace.sources.get(name, "")
+        known = (name, source)
+        if known not in self._made:
+            given = self._given.get(name)
+            if given is None:
+                self._made[known] = made_of(source, self.trace)
+            else:
+                is_text = isinstance(given, TEXT_DRAFTERS)
+                self._made[known] = lookup_of(given, self.trace, name) if is_text else None
+        return self._made[known]
+
+    def _key(self, config: SpecConfig, name: str) -> str | None:
+        """Return under which name a drafter was recorded; None where its rows were not."""
+        return self.trace.key_of(name, config.exit_layer, config.draft_temperature)
 
     def _table(self, config: SpecConfig, limit: int) -> StepTable:
-        limits = np.minimum(self._most, limit)
-        parts = [self._part(config, name, limits) for name in config.drafter_names]
+        parts = [self._part(config, name, limit) for name in config.drafter_names]
         table = parts[0]
         for part in parts[1:]:
             table = table.or_else(part)
         return table
 
-    def _part(self, config: SpecConfig, name: str, limits: NDArray[np.int64]) -> StepTable:
+    def _part(self, config: SpecConfig, name: str, limit: int) -> StepTable:
         key = self._key(config, name)
         if key is None:
-            return self._text(name).table(config, limits)
-        limits = np.clip(limits, 0, np.maximum(self.trace.rooms[key] - self.trace.contexts + 1, 0))
+            if name not in self._texts:
+                lookup = self._lookup(name)
+                assert lookup is not None
+                self._texts[name] = ChainTables(self.trace, lookup)
+            return self._texts[name].table(config, np.minimum(self.shelf.most, limit))
+        limits = self.shelf.limits(key, limit)
         if config.tree_shape == "chain":
-            chains = self._chain(key, int(limits.max(initial=0)))
-            return chains.table(np.minimum(chains.stops(config, self._costs), limits))
-        self._check_width(config, key)
+            chains = self.shelf.chain(key, config, config.draft_length)
+            return chains.table(np.minimum(self.shelf.stops(key, config, config.draft_length), limits))
         if config.tree_shape in ("static", "optimal"):
+            self.shelf.check_width(key, config)
             forest, places = self.trace.forests[key], np.arange(len(limits))
-            return follow_ranks(forest, config, wanted_of(self.trace, places, limits), limits, places)
-        ladder, places = self._ladder(config, key), np.arange(len(limits))
-        return StepTable(*(getattr(ladder, one.name)[limits, places] for one in fields(ladder)))
-
-    def _key(self, config: SpecConfig, name: str) -> str | None:
-        """Return under which name a drafter was recorded; None where it is recomputed."""
-        return self.trace.key_of(name, config.exit_layer)
-
-    def _text(self, name: str) -> TextTables:
-        if name not in self._texts:
-            source = self.trace.sources.get(name)
-            drafter = self._drafters.get(name) or (made_of(source) if source else None)
-            if drafter is None:
-                raise ReplayError(f"a drafter must be recorded or given, but {name!r} is neither")
-            self._texts[name] = TextTables(self.trace, drafter, name)
-        return self._texts[name]
-
-    def _check_width(self, config: SpecConfig, key: str) -> None:
-        ranks = max((rank for path in config.tree_paths for rank in path), default=0) + 1
-        wanted = ranks if config.tree_paths else config.tree_width
-        if wanted > self.trace.forests[key].width:
-            raise ReplayMiss(f"a node was recorded with {self.trace.forests[key].width} candidates, not {wanted}")
-
-    def _chain(self, key: str, depth: int) -> Chains:
-        forest = self.trace.forests[key]
-        known = (key, depth, forest.num_nodes)
-        if known not in self._chains:
-            self._chains[known] = Chains.of(forest, self.trace.next_tokens, depth)
-        return self._chains[known]
+            wanted = wanted_of(self.trace, places, limits)
+            sampling = config.draft_sampling(self.trace.sampling)
+            if sampling.is_greedy or (sampling.top_k == 0 and sampling.top_p == 1.0):
+                return follow_ranks(forest, config, wanted, limits)
+            return grow_paths(forest, config, wanted, limits, places)
+        table, places = self.shelf.layers(key, config).table, np.arange(len(limits))
+        return StepTable(*(getattr(table, one.name)[limits, places] for one in fields(table)))
 
     def _adaptive(self, config: SpecConfig) -> StepTable:
-        if len(config.drafter_names) > 1 or (key := self._key(config, config.drafter)) is None:
-            raise ConfigError(f"stop_rule 'adaptive' needs draft probabilities, but got {config.drafter!r}")
-        limits = np.minimum(self._most, config.draft_length)
-        limits = np.clip(limits, 0, np.maximum(self.trace.rooms[key] - self.trace.contexts + 1, 0))
-        chains = self._chain(key, int(limits.max(initial=0)))
-        return chains.table(np.maximum(walk_adaptive(chains, limits, config, self._route), 0))
-
-    def _ladder(self, config: SpecConfig, key: str) -> StepTable:
-        forest, least = self.trace.forests[key], config.stop_threshold * (config.stop_rule == "cumulative")
-        shape = (config.tree_shape, config.tree_width, config.tree_nodes)
-        depth = max(_LADDER_DEPTH, config.draft_length)  # one growth serves every shorter draft
-        known = (key, forest.num_nodes, *shape, least, depth)
-        if known not in self._ladders:
-            places = np.arange(self.trace.num_positions)
-            limits = np.minimum(self._most, depth)
-            limits = np.clip(limits, 0, np.maximum(self.trace.rooms[key] - self.trace.contexts + 1, 0))
-            wanted = wanted_of(self.trace, places, limits)
-            self._ladders[known] = grow_layers(forest, config, wanted, limits, places)
-        return self._ladders[known]
+        key = self._key(config, config.drafter)
+        if key is None:
+            raise ReplayError(f"stop_rule 'adaptive' needs draft probabilities, but got {config.drafter!r}")
+        chains = self.shelf.chain(key, config, config.draft_length)
+        limits = self.shelf.limits(key, config.draft_length)
+        return chains.table(np.maximum(walk_adaptive(chains, limits, config, self.route), 0))
 
     def _seen(self, config: SpecConfig, table: StepTable, visited: NDArray[np.bool_]) -> Replay:
         places = np.nonzero(visited)[0]
@@ -225,28 +271,32 @@ class Simulator:
                     f"every draft that is reached must be recorded, but under {config.short()} those at "
                     f"{len(missing)} positions are not"
                 )
-            self._record(config, missing)
+            for name in config.drafter_names:
+                if (key := self._key(config, name)) is not None:
+                    self._recorder.extend(self.trace, key, config, missing, config.draft_length)
             return self.replay(config)
         names = ("nodes", "depth", "accepted", "tested", "calls", "run")
         counts = {name: getattr(table, name)[places] for name in names}
-        prompts = self.trace.prompt_of[places]
-        return Replay(config, prompts, self.trace.contexts[places], num_prompts=len(self.trace.prompts), **counts)
+        prompts, contexts = self.trace.prompt_of[places], self.trace.contexts[places]
+        return Replay(config, prompts, contexts, dropped=self._dropped(places, counts["accepted"]), **counts)
 
-    def _record(self, config: SpecConfig, missing: NDArray[np.int64]) -> None:
-        """Record what a configuration drafts at positions, of every drafter in it that is recorded."""
-        assert self._recorder is not None
-        chain = SpecConfig("x", 1, tree_shape="best_first", tree_width=1, tree_nodes=config.draft_length)
-        wanted = chain if config.tree_shape == "chain" else config
-        for name in config.drafter_names:
-            if (key := self._key(config, name)) is None:
-                continue
-            forest, adders = self.trace.forests[key], self._recorder.adders(self.trace, key)
-            limits = np.minimum(self.trace.left() - 1, config.draft_length)
-            limits = np.clip(limits, 0, np.maximum(self.trace.rooms[key] - self.trace.contexts + 1, 0))
-            for row in np.unique(self.trace.prompt_of[missing]).tolist():
-                places = missing[self.trace.prompt_of[missing] == row]
-                tokens = wanted_of(self.trace, places, limits)
-                grow_layers(forest, wanted, tokens, limits[places], places, adders[row])
+    def _dropped(self, places: NDArray[np.int64], accepted: NDArray[np.int16]) -> NDArray[np.int64]:
+        """Return how many tokens each prompt's last step wrote behind the end of its output."""
+        prompts = self.trace.prompt_of[places]
+        overshoot = places + accepted + 1 - self.route.ends[places]
+        dropped = np.zeros(len(self.trace.prompts), dtype=np.int64)
+        np.maximum.at(dropped, prompts, np.maximum(overshoot, 0))
+        return dropped
+
+
+def _route(trace: Trace, max_new_tokens: int | None, ends: Sequence[int] | None) -> Route:
+    starts, left = trace.position_starts, trace.left(max_new_tokens)
+    last = starts[1:].copy()
+    if ends is not None:
+        if len(ends) != len(trace.prompts):
+            raise ReplayError(f"`ends` must name one for each prompt, but got {len(ends)} for {len(trace.prompts)}")
+        last = np.minimum(last, starts[:-1] + np.array(ends, dtype=np.int64) - 1)
+    return Route(starts[:-1], left, last[trace.prompt_of])
 
 
 def _check_sampling(trace: Trace, asked: SamplingParams) -> None:

@@ -5,6 +5,7 @@ The arrays that walks and cost models read; chains of recorded drafters are comp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -15,7 +16,7 @@ from autospec.config import SpecConfig
 from autospec.engine.costs import CostCurve
 from autospec.engine.termination import stops_by_confidence, stops_by_cost, stops_by_entropy, stops_by_path
 from autospec.engine.tree import TokenTree
-from autospec.replay.forest import DraftForest, Floats, Ints
+from autospec.replay.forest import DraftForest, Drawn, Floats, Ints
 
 Counts = NDArray[np.int16]
 
@@ -68,8 +69,8 @@ class StepTable:
         tested = (accepted + (accepted < nodes)).astype(np.int16)
         return StepTable(nodes, nodes, accepted, tested, self.calls, self.run, self.is_missing)
 
-    def put(self, position: int, tree: TokenTree, wanted: list[int]) -> None:
-        """Enter a draft.
+    def put(self, position: int, tree: TokenTree, wanted: Sequence[int]) -> int:
+        """Enter a draft and return how many of its tokens are accepted.
 
         Args:
             position: Where.
@@ -81,7 +82,8 @@ class StepTable:
         while count < len(wanted) and (child := tree.child(node, wanted[count])) is not None:
             node, count = child, count + 1
         self.accepted[position] = count
-        self.tested[position] = count + bool(tree.children[node + 1])
+        self.tested[position] = count + (node in tree.parents)
+        return count
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +91,14 @@ class Chains:
     """The most probable chain behind every position.
 
     Args:
-        probs: [positions, depth] of its tokens.
+        tokens: [positions, depth] its tokens.
+        probs: [positions, depth] their probabilities.
         entropies: [positions, depth] of the rows they stand in.
         lengths: [positions] recorded tokens.
         matches: [positions] how many of them the target writes too.
     """
 
+    tokens: Ints
     probs: Floats
     entropies: Floats
     lengths: Ints
@@ -105,20 +109,23 @@ class Chains:
         """Follow the first candidate from every position."""
         num = len(next_tokens)
         node, alive = np.arange(num, dtype=np.int64), np.ones(num, dtype=np.bool_)
+        tokens, lengths = np.full((num, max_depth), -1, dtype=np.int32), np.zeros(num, dtype=np.int32)
         probs, entropies = (np.zeros((num, max_depth), dtype=np.float32) for _ in range(2))
-        lengths, matches = np.zeros(num, dtype=np.int32), np.zeros(num, dtype=np.int32)
-        wanted = np.concatenate([next_tokens, np.full(max_depth, -1, dtype=next_tokens.dtype)])
-        matching = alive.copy()
         for depth in range(max_depth):
             lengths += alive
+            tokens[:, depth] = np.where(alive, forest.rows.tokens[node, 0], -1)
             probs[:, depth] = np.exp(forest.rows.logprobs[node, 0])
             entropies[:, depth] = forest.rows.entropies[node]
-            matching &= alive & (forest.rows.tokens[node, 0] == wanted[depth : depth + num])
-            matches += matching
             behind = forest.children[node, 0]
             alive &= behind >= 0
             node = np.where(alive, behind, node)
-        return cls(probs, entropies, lengths, matches)
+        return cls(tokens, probs, entropies, lengths, matches_of(tokens, lengths, next_tokens))
+
+    @classmethod
+    def drawn(cls, drawn: Drawn, next_tokens: Ints) -> Self:
+        """Take those that were drawn under sampling."""
+        matches = matches_of(drawn.tokens, drawn.lengths, next_tokens)
+        return cls(drawn.tokens, drawn.probs, drawn.entropies, drawn.lengths, matches)
 
     def stops(self, config: SpecConfig, costs: CostCurve) -> NDArray[np.int64]:
         """Return behind how many tokens a rule without state ends each chain: [positions], beyond all where never."""
@@ -141,6 +148,13 @@ class Chains:
     def _path_probs(self) -> NDArray[np.float64]:
         return np.asarray(self.probs.astype(np.float64).cumprod(axis=1))
 
+    def step(self, place: int, length: int) -> StepTable:
+        """Return the step at one place whose chain has so many tokens."""
+        own = slice(place, place + 1)
+        one = Chains(self.tokens, self.probs, self.entropies, self.lengths[own], self.matches[own])
+        table = one.table(np.array([length]))
+        return StepTable(*(getattr(table, part.name)[0] for part in fields(table)))
+
     def table(self, lengths: NDArray[np.int64]) -> StepTable:
         """Return the step whose chain has so many tokens: [..., positions] from lengths [..., positions]."""
         count = lengths.astype(np.int16)
@@ -148,6 +162,15 @@ class Chains:
         tested = accepted + (accepted < count)
         run = np.maximum(count - 1, 0)
         return StepTable(count, count, accepted, tested.astype(np.int16), count, run, lengths > self.lengths)
+
+
+def matches_of(tokens: Ints, lengths: Ints, next_tokens: Ints) -> Ints:
+    """Return how many tokens of chains [positions, depth] the target writes: [positions]."""
+    num, depth = tokens.shape
+    wanted = np.concatenate([next_tokens, np.full(depth, -2, dtype=next_tokens.dtype)])
+    hits = tokens == wanted[np.arange(num)[:, None] + np.arange(depth)]
+    hits &= np.arange(depth) < lengths[:, None]
+    return np.asarray(hits.cumprod(axis=1).sum(axis=1), dtype=np.int32)
 
 
 def first_true(ends: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from autospec.config import SamplingParams
+from autospec.config import SamplingParams, SpecConfig
 from autospec.errors import ReplayError, ReplayMiss
-from autospec.replay.forest import DraftForest, Ints, Rows
+from autospec.replay.forest import Draft, DraftForest, DraftStore, Drawn, Floats, Ints, Rows
 
 SCHEMA_VERSION = 1
 TENSORS, HEADER = "trace.safetensors", "trace.json"
+_ROWS, _LINKS = ("tokens", "logprobs", "entropies"), ("children", "parents", "ranks", "caps")
 _DTYPES = {"I32": np.dtype("<i4"), "F32": np.dtype("<f4")}
 
 
@@ -62,7 +63,9 @@ class Trace:
         eos_token_ids: Of the target.
         sources: Name of a drafter to its source.
         forests: Name of a drafter, with its exit where it has several, to what it would draft.
-        rooms: The same to the most tokens it may see.
+        drawn: The same to what it draws, under sampling.
+        drafts: Name of a drafter that shows no probabilities, with a hash of its knobs, to what it drafted.
+        target_probs: [positions] that the target gave what it wrote, in the filters of sampling.
         default_exit: With how many of its layers the target drafts where `exit_layer` is 0.
         seconds: Phase to what recording took.
     """
@@ -76,7 +79,9 @@ class Trace:
     eos_token_ids: tuple[int, ...] = ()
     sources: dict[str, str] = field(default_factory=dict)
     forests: dict[str, DraftForest] = field(default_factory=dict)
-    rooms: dict[str, int] = field(default_factory=dict)
+    drawn: dict[str, Drawn] = field(default_factory=dict)
+    drafts: dict[str, DraftStore] = field(default_factory=dict)
+    target_probs: Floats = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
     default_exit: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -111,25 +116,44 @@ class Trace:
         """What the target wrote at each position: [positions]."""
         return np.asarray(self.text[self.text_starts[self.prompt_of] + self.contexts])
 
-    def key_of(self, drafter: str, exit_layer: int = 0) -> str | None:
+    def key_of(self, drafter: str, exit_layer: int = 0, temperature: float = -1.0) -> str | None:
         """Return under which name a drafter was recorded; None where no draft of it was.
 
         Args:
             drafter: Its name in configurations, or already such a name.
             exit_layer: Of a target that drafts itself; 0 is its default.
+            temperature: Of the drafter, `draft_temperature`; without effect under greedy decoding.
 
         Raises:
-            ReplayMiss: It was recorded with other exits.
+            ReplayMiss: It was recorded with other exits or temperatures.
         """
         if drafter in self.forests:
-            return drafter
-        exits = [key for key in self.forests if key.rpartition("@")[0] == drafter]
-        if not exits:
+            base = drafter
+        elif exits := [key for key in self.forests if "@" in key and key.partition("@")[0] == drafter]:
+            base = f"{drafter}@{exit_layer or self.default_exit}"
+            if base not in exits:
+                raise ReplayMiss(f"`exit_layer` of {drafter!r} must be one that was recorded, {exits}, not {base!r}")
+        else:
             return None
-        key = f"{drafter}@{exit_layer or self.default_exit}"
-        if key not in exits:
-            raise ReplayMiss(f"`exit_layer` of {drafter!r} must be one that was recorded, {exits}, but got {key!r}")
+        if self.sampling.is_greedy or temperature < 0.0:
+            return base
+        key = f"{base}~{temperature:g}"
+        if key not in self.forests:
+            raise ReplayMiss(
+                f"`draft_temperature` of {drafter!r} must be one that was recorded, but got {temperature}"
+            )
         return key
+
+    def stored(self, config: SpecConfig) -> dict[tuple[int, int], Draft]:
+        """Return the drafts of a drafter that shows no probabilities, to read and to add to: (position, limit) to it.
+
+        Args:
+            config: Of the drafter; what has no effect on a draft does not count.
+        """
+        stop_rule = "static" if config.stop_rule == "heuristic" else config.stop_rule
+        knobs = replace(config, accept_rule="exact", stop_rule=stop_rule)
+        key = f"{config.drafter}#{knobs.config_hash}"
+        return self.drafts.setdefault(key, DraftStore(knobs)).drafts
 
     def left(self, max_new_tokens: int | None = None) -> NDArray[np.int64]:
         """Return how many tokens remain to be written at each position, 0 or fewer behind the end: [positions].
@@ -164,10 +188,15 @@ class Trace:
             "text": self.text,
             "top_tokens": self.top_tokens,
             "top_logprobs": self.top_logprobs,
+            "target_probs": self.target_probs,
         }
+        for name, drawn in self.drawn.items():
+            found |= {f"{name}/drawn/{part.name}": getattr(drawn, part.name) for part in fields(drawn)}
+        for name, store in self.drafts.items():
+            found |= {f"{name}/drafts/{part}": array for part, array in store.tensors.items()}
         for name, forest in self.forests.items():
-            found |= {f"{name}/{part}": getattr(forest.rows, part) for part in ("tokens", "logprobs", "entropies")}
-            found |= {f"{name}/{part}": getattr(forest, part) for part in ("children", "parents", "ranks")}
+            found |= {f"{name}/{part}": getattr(forest.rows, part) for part in _ROWS}
+            found |= {f"{name}/{part}": getattr(forest, part) for part in _LINKS}
         return found
 
     @property
@@ -185,8 +214,10 @@ class Trace:
             "prompts": [asdict(prompt) for prompt in self.prompts],
             "eos_token_ids": list(self.eos_token_ids),
             "sources": self.sources,
-            "rooms": self.rooms,
             "default_exit": self.default_exit,
+            "forests": sorted(self.forests),
+            "drawn": sorted(self.drawn),
+            "drafts": {name: store.config.to_json() for name, store in sorted(self.drafts.items())},
         }
 
     @property
@@ -241,9 +272,16 @@ class Trace:
     @classmethod
     def _of(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         forests = {}
-        for name in sorted({key.rpartition("/")[0] for key in arrays if "/" in key}):
-            rows = Rows(*(arrays[f"{name}/{part}"] for part in ("tokens", "logprobs", "entropies")))
-            forests[name] = DraftForest(rows, *(arrays[f"{name}/{part}"] for part in ("children", "parents", "ranks")))
+        for name in values["forests"]:
+            rows = Rows(*(arrays[f"{name}/{part}"] for part in _ROWS))
+            forests[name] = DraftForest(rows, *(arrays[f"{name}/{part}"] for part in _LINKS))
+        drawn = {
+            name: Drawn(*(arrays[f"{name}/drawn/{part.name}"] for part in fields(Drawn))) for name in values["drawn"]
+        }
+        drafts = {}
+        for name, config in values["drafts"].items():
+            parts = (arrays[f"{name}/drafts/{part}"] for part in ("places", "tokens", "parents"))
+            drafts[name] = DraftStore.of(SpecConfig.from_json(config), *parts)
         return cls(
             target=values["target"],
             sampling=SamplingParams.from_json(values["sampling"]),
@@ -254,7 +292,9 @@ class Trace:
             eos_token_ids=tuple(values["eos_token_ids"]),
             sources=dict(values["sources"]),
             forests=forests,
-            rooms=dict(values["rooms"]),
+            drawn=drawn,
+            drafts=drafts,
+            target_probs=arrays["target_probs"],
             default_exit=values["default_exit"],
             seconds=dict(values["seconds"]),
         )

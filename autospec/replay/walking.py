@@ -22,15 +22,29 @@ class Route:
     Args:
         starts: [prompts] first position of each.
         left: [positions] tokens still to be written there; 0 or fewer behind the end.
-        ends: [positions] the first position of the next text.
+        ends: [positions] the first position at which the output has ended.
     """
 
     starts: NDArray[np.int64]
     left: NDArray[np.int64]
     ends: NDArray[np.int64]
 
+    @property
+    def beginnings(self) -> NDArray[np.int64]:
+        """The first position of each output that has a step, -1 of others: [prompts]."""
+        return np.where((self.left[self.starts] > 0) & (self.starts < self.ends[self.starts]), self.starts, -1)
+
+    def begins(self, start: int) -> bool:
+        """Tell whether an output whose first position this is has a step."""
+        return bool(self.left[start] > 0 and start < self.ends[start])
+
+    def after(self, place: int, accepted: int) -> int:
+        """Return the next place behind one step; -1 where the output has ended."""
+        after = place + accepted + 1
+        return after if accepted + 1 < self.left[place] and after < self.ends[place] else -1
+
     def moved(self, places: NDArray[np.int64], accepted: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the next places behind steps; -1 where the output has ended."""
+        """Return the same for many."""
         after = places + accepted + 1
         goes_on = accepted + 1 < self.left[places]
         return np.where(goes_on & (after < self.ends[places]), after, -1)
@@ -47,9 +61,8 @@ def walk_plain(accepted: NDArray[np.int16], route: Route) -> NDArray[np.bool_]:
         [configurations, positions].
     """
     visited = np.zeros(accepted.shape, dtype=np.bool_)
-    begin = np.where(route.left[route.starts] > 0, route.starts, -1)
     rows = np.repeat(np.arange(len(accepted)), len(route.starts))
-    places = np.tile(begin, len(accepted))
+    places = np.tile(route.beginnings, len(accepted))
     while True:
         alive = places >= 0
         if not alive.any():
@@ -68,7 +81,7 @@ def walk_heuristic(tables: StepTable, config: SpecConfig, route: Route) -> NDArr
         route: The texts.
     """
     chosen = np.full(len(route.left), -1, dtype=np.int64)
-    places = route.starts[route.left[route.starts] > 0]
+    places = route.beginnings[route.beginnings >= 0]
     lengths = np.full(len(places), min(config.draft_length_start, config.draft_length), dtype=np.int64)
     while len(places):
         chosen[places] = lengths
@@ -90,7 +103,7 @@ def walk_adaptive(chains: Chains, limits: NDArray[np.int64], config: SpecConfig,
         route: The texts.
     """
     chosen = np.full(len(route.left), -1, dtype=np.int64)
-    places = route.starts[route.left[route.starts] > 0]
+    places = route.beginnings[route.beginnings >= 0]
     threshold, running = np.full(len(places), config.stop_threshold), np.ones(len(places))
     while len(places):
         below = chains.probs[places] < threshold[:, None]

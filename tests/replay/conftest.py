@@ -29,7 +29,9 @@ SHAPES = {
     "recycling": ("chain", "static", "best_first"),
     "ngram+draft": ("chain",),
     "suffix+recycling": ("chain",),
-    "suffix+draft": ("chain",),
+    "suffix+draft": ("chain", "trie"),
+    "ngram+recycling+early_exit": ("trie",),
+    "draft+early_exit": ("chain", "trie"),
 }
 RULES = ("static", "heuristic", "confidence", "entropy", "cumulative", "adaptive", "cost_aware")
 
@@ -42,7 +44,8 @@ def random_config(numbers: random.Random) -> SpecConfig:
         values: dict[str, Any] = {
             "drafter": drafter,
             "draft_length": numbers.randint(1, 8),
-            "tree_shape": numbers.choice(SHAPES[drafter]),
+            "tree_shape": (shape := numbers.choice(SHAPES[drafter])),
+            "combine": "merge" if "+" in drafter and shape == "trie" else "fallback",
             "tree_width": numbers.randint(1, 6),
             "tree_nodes": numbers.randint(1, 12),
             "tree_paths": numbers.choice(STATIC),
@@ -51,7 +54,7 @@ def random_config(numbers: random.Random) -> SpecConfig:
             "entropy_form": numbers.choice(("svip", "adaedl")),
             "adaptive_goal": numbers.choice((0.5, 0.9)),
             "draft_length_start": numbers.randint(1, 4),
-            "exit_layer": numbers.choice((2, 6)) if drafter == "early_exit" else 0,
+            "exit_layer": numbers.choice((2, 6)) if "early_exit" in drafter else 0,
             "ngram_max": numbers.randint(1, 4),
             "suffix_factor": numbers.choice((0.5, 1.0, 2.0)),
             "suffix_min_prob": numbers.choice((0.05, 0.3)),

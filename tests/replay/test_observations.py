@@ -23,12 +23,11 @@ def hand_made() -> Trace:
         np.array([0.1, 0.2, 0.3], dtype=np.float32),
     )
     text = np.array([1, 2, 9, 8, 5, 8], dtype=np.int32)
-    forest = DraftForest.of_positions(rows, np.array([8, 5, 8], dtype=np.int32), np.array([True, True, False]))
+    forest = DraftForest.of_positions(rows, np.full(3, 99, dtype=np.int32))
+    forest.join_text(np.array([8, 5, 8], dtype=np.int32), np.array([True, True, False]))
     top = np.zeros((len(text), 2), dtype=np.int32)
     prompts = (TracePrompt("a", "x", 0, 2, 4),)
-    return Trace(
-        "t", SamplingParams(), prompts, text, top, top.astype(np.float32), (0,), {"d": "m"}, {"d": forest}, {"d": 99}
-    )
+    return Trace("t", SamplingParams(), prompts, text, top, top.astype(np.float32), (0,), {"d": "m"}, {"d": forest})
 
 
 def test_ranks_are_counted_at_every_position() -> None:
@@ -36,8 +35,10 @@ def test_ranks_are_counted_at_every_position() -> None:
 
 
 def test_positions_beyond_the_drafters_room_do_not_count() -> None:
-    # It sees at most 4 tokens: the last of the three positions, behind 5, is beyond it.
-    np.testing.assert_allclose(rank_acceptance(replace(hand_made(), rooms={"d": 4}), "d"), [1 / 2, 1 / 2])
+    # At the last of the three positions it drafts nothing.
+    trace = hand_made()
+    trace.forests["d"].caps[2] = 0
+    np.testing.assert_allclose(rank_acceptance(trace, "d"), [1 / 2, 1 / 2])
 
 
 def test_rows_hold_what_the_chains_show() -> None:

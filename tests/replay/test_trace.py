@@ -21,12 +21,11 @@ def tiny_trace() -> Trace:
         np.array([0.1, 0.2, 0.3], dtype=np.float32),
     )
     text = np.array([1, 2, 9, 8, 5, 1, 9, 3], dtype=np.int32)
-    forest = DraftForest.of_positions(rows, np.array([8, 5, 3], dtype=np.int32), np.array([True, False, False]))
+    forest = DraftForest.of_positions(rows, np.full(3, 99, dtype=np.int32))
+    forest.join_text(np.array([8, 5, 3], dtype=np.int32), np.array([True, False, False]))
     top = np.zeros((len(text), 2), dtype=np.int32)
     prompts = (TracePrompt("a", "x", 0, 2, 3), TracePrompt("b", "y", 1, 1, 2))
-    return Trace(
-        "t", SamplingParams(), prompts, text, top, top.astype(np.float32), (0,), {"d": "m"}, {"d": forest}, {"d": 99}
-    )
+    return Trace("t", SamplingParams(), prompts, text, top, top.astype(np.float32), (0,), {"d": "m"}, {"d": forest})
 
 
 def test_positions_are_numbered_through_all_prompts() -> None:

@@ -30,8 +30,8 @@ class CombinedDrafter:
     """
 
     def __init__(self, parts: Mapping[str, Drafter], combine: str) -> None:
-        self._parts, self._merges = dict(parts), combine == "merge"
-        drafters = list(self._parts.values())
+        self.parts, self._merges = dict(parts), combine == "merge"
+        drafters = list(self.parts.values())
         self.source = "+".join(drafter.source for drafter in drafters)
         self.has_probs = all(drafter.has_probs for drafter in drafters)
         self.shapes = _shapes(drafters, self._merges)
@@ -42,11 +42,11 @@ class CombinedDrafter:
 
     def start(self, prompt_ids: Sequence[int], plan: DraftPlan) -> None:
         self._num_nodes = plan.config.tree_nodes
-        for name, part in self._parts.items():
+        for name, part in self.parts.items():
             part.start(prompt_ids, self._merged_plan(name, part, plan) if self._merges else plan)
 
     def propose(self, max_length: int) -> TokenTree:
-        drafts = ((name, self._proposed(name, max_length)) for name in self._parts)
+        drafts = ((name, self._proposed(name, max_length)) for name in self.parts)
         if not self._merges:
             return next((draft for _, draft in drafts if draft.num_nodes), empty_tree())
         trie = Trie()
@@ -57,11 +57,11 @@ class CombinedDrafter:
         return trie.best(self._num_nodes, max_length)
 
     def commit(self, token_ids: Sequence[int], trail: Trail | None = None) -> None:
-        for part in self._parts.values():
+        for part in self.parts.values():
             part.commit(token_ids, None if trail is None else self._trail_for(part.needs, trail))
 
     def _proposed(self, name: str, max_length: int) -> TokenTree:
-        draft = self._parts[name].propose(max_length)
+        draft = self.parts[name].propose(max_length)
         check_kind(draft, name)  # the rest is checked of what is made of it
         return draft
 

@@ -105,13 +105,13 @@ class SuffixDrafter:
         max_tokens: int = MAX_STORED_TOKENS,
         source: str = "suffix",
     ) -> None:
-        self.source, self._learns = source, learns
+        self.source, self.learns = source, learns
         self.store = SuffixStore(texts, max_tokens)
         self._context: list[int] = []
         self._config = SpecConfig()
 
     def start(self, prompt_ids: Sequence[int], plan: DraftPlan) -> None:
-        if self._learns and self._context:
+        if self.learns and self._context:
             self.store.add(self._context)
         self._context, self._config = [], plan.config
         self._text = SuffixAutomaton(plan.config.suffix_depth + plan.config.draft_length)

@@ -1,0 +1,158 @@
+"""Records any drafter by asking it behind every position: rows where it shows what it thought, else whole drafts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from autospec.config import MAX_DRAFT_LENGTH, SpecConfig
+from autospec.engine.decoder import SpeculativeDecoder
+from autospec.engine.drafters import Drafter
+from autospec.engine.growth import MODEL_SHAPES
+from autospec.engine.tree import TokenTree
+from autospec.replay.forest import DraftForest, Drawn
+from autospec.replay.grafting import Grafts
+from autospec.replay.live import LiveText
+from autospec.replay.running import rows_of
+from autospec.replay.trace import Trace
+
+# The acceptance rule whose drafts carry what the drafter thought of all tokens.
+_SHOWING = "contrastive"
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Records into a trace.
+
+    Args:
+        decoder: Target and drafters.
+        trace: With the texts.
+    """
+
+    decoder: SpeculativeDecoder
+    trace: Trace
+
+    def record(self, key: str, config: SpecConfig, width: int, max_nodes: int) -> None:
+        """Record a drafter.
+
+        Args:
+            key: Under which name.
+            config: Chains as deep as they are recorded, and the temperature.
+            width: Candidates of a node.
+            max_nodes: Of the best-first tree; 0 records chains only.
+        """
+        drafter, every = self._drafter(key), np.arange(self.trace.num_positions)
+        chains = (
+            list(self._drafts(drafter, self._shown(config), every, config.draft_length)) if _shows(drafter) else []
+        )
+        if not any(tree.draft_logits is not None for _, tree in chains):
+            shape = "chain" if "chain" in drafter.shapes else drafter.shapes[0]
+            if shape in ("chain", "trie", "best_first", "beam"):
+                self.store(key, replace(config, tree_shape=shape), every, config.draft_length)
+            return
+        self._plant(key, config, chains, width)
+        if max_nodes:
+            grown = replace(config, tree_shape="best_first", tree_width=width, tree_nodes=max_nodes)
+            self.extend(key, grown, every, config.draft_length)
+        if not config.draft_sampling(self.trace.sampling).is_greedy:
+            self._draw(key, config)
+
+    def extend(self, key: str, config: SpecConfig, positions: NDArray[np.int64], limit: int) -> None:
+        """Record the rows that a configuration's drafts show; see `Recorder.extend`."""
+        sampling = config.draft_sampling(self.trace.sampling)
+        if config.tree_shape == "chain" and not sampling.is_greedy:
+            self._draw(key, replace(config, draft_length=limit))
+            return
+        forest, drafter = self.trace.forests[key], self._drafter(key)
+        grafts, row = Grafts(forest, sampling), -1
+        for position, tree in self._drafts(drafter, self._shown(config), positions, limit):
+            if self.trace.prompt_of[position] != row:
+                grafts.join()
+                row = int(self.trace.prompt_of[position])
+            if config.tree_shape == "chain" and tree.depth < limit and config.stop_rule == "static":
+                forest.caps[position] = min(int(forest.caps[position]), tree.depth)
+            if tree.num_nodes:
+                grafts.add(position, tree)
+        grafts.join()
+
+    def store(self, name: str, config: SpecConfig, positions: NDArray[np.int64], limit: int) -> None:
+        """Keep whole drafts, of that length and of what is left of the output; see `Recorder.extend`."""
+        config = replace(config, drafter=name)
+        known, left = self.trace.stored(config), self.trace.left() - 1
+        drafter = self._drafter(name)
+        for most in {limit, *(left[positions][left[positions] < limit].tolist())} - {0}:
+            places = positions if most == limit else positions[left[positions] == most]
+            for position, tree in self._drafts(drafter, config, places, most):
+                known[position, most] = tree.token_ids.tolist(), list(tree.parents)
+
+    def _drafter(self, key: str) -> Drafter:
+        return self.decoder.drafters[key.partition("~")[0].partition("@")[0]]
+
+    def _shown(self, config: SpecConfig) -> SpecConfig:
+        """Return the configuration whose drafts carry logits; no rule ends them early."""
+        stop_rule = config.stop_rule if config.stop_rule == "cumulative" else "static"
+        return replace(config, accept_rule=_SHOWING, stop_rule=stop_rule)
+
+    def _drafts(
+        self, drafter: Drafter, config: SpecConfig, positions: NDArray[np.int64], limit: int
+    ) -> Iterator[tuple[int, TokenTree]]:
+        """Yield position and draft, in order."""
+        trace, wanted = self.trace, set(positions.tolist())
+        config = replace(config, drafter="x", draft_length=max(config.draft_length, limit))
+        for row in np.unique(trace.prompt_of[positions]).tolist():
+            text = [*trace.prompt_ids(row), *trace.output_ids(row)]
+            live = LiveText(self.decoder.target, text, trace.prompts[row].num_prompt, drafter.needs)
+            sampling, first = config.draft_sampling(trace.sampling), int(trace.position_starts[row])
+            for known in live.walk(drafter, config, sampling, trace.prompts[row].seed):
+                if (position := first + known - 1) in wanted:
+                    yield position, drafter.propose(limit)
+
+    def _plant(self, key: str, config: SpecConfig, chains: list[tuple[int, TokenTree]], width: int) -> None:
+        """Make a forest of the rows behind the text, and put the chains into it."""
+        sampling = config.draft_sampling(self.trace.sampling)
+        # A draft that was as long as was asked for may go on; a shorter one shows how deep the drafter goes.
+        lengths = np.array([tree.num_nodes for _, tree in chains])
+        caps = np.where(lengths < config.draft_length, lengths, MAX_DRAFT_LENGTH).astype(np.int32)
+        size = next(tree.draft_logits.shape[-1] for _, tree in chains if tree.draft_logits is not None)
+        nothing = torch.zeros(size)
+        roots = torch.stack([_root(tree, nothing) for _, tree in chains])
+        self.trace.forests[key] = DraftForest.of_positions(rows_of(roots, width, sampling), caps)
+        grafts = Grafts(self.trace.forests[key], sampling)
+        for position, tree in chains:
+            if tree.num_nodes:
+                grafts.add(position, tree)
+        grafts.join()
+
+    def _draw(self, key: str, config: SpecConfig) -> None:
+        """Record the chains that are drawn under sampling, with the numbers of a live run."""
+        trace, depth, every = self.trace, config.draft_length, np.arange(self.trace.num_positions)
+        tokens = np.full((trace.num_positions, depth), -1, dtype=np.int32)
+        probs, entropies = (np.zeros((trace.num_positions, depth), dtype=np.float32) for _ in range(2))
+        lengths = np.zeros(trace.num_positions, dtype=np.int32)
+        plain = replace(config, accept_rule="exact", stop_rule="static")
+        for position, tree in self._drafts(self._drafter(key), plain, every, depth):
+            num = lengths[position] = tree.num_nodes
+            if num:
+                assert tree.draft_probs is not None
+                rows = tree.draft_probs
+                tokens[position, :num] = tree.token_ids.cpu().numpy()
+                probs[position, :num] = rows.gather(-1, tree.token_ids.to(rows.device)[:, None])[:, 0].cpu().numpy()
+                entropies[position, :num] = -torch.xlogy(rows, rows).sum(dim=-1).cpu().numpy()
+        unknown = np.full(trace.num_positions, np.nan, dtype=np.float32)
+        trace.drawn[key] = Drawn(tokens, probs, entropies, lengths, unknown, unknown)
+
+
+def _shows(drafter: Drafter) -> bool:
+    return drafter.has_probs and set(MODEL_SHAPES) <= set(drafter.shapes)
+
+
+def _root(tree: TokenTree, nothing: Tensor) -> Tensor:
+    """Return what the drafter thought of the first token."""
+    if tree.draft_logits is None or not tree.num_nodes:
+        return nothing
+    return tree.draft_logits[0].float().cpu()

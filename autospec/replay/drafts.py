@@ -1,0 +1,169 @@
+"""Drafters that read what was recorded instead of running a model, for walks along a text.
+
+They follow the protocol of `autospec.engine.drafters`, so that drafts are combined by the engine's own code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from autospec.config import SpecConfig
+from autospec.engine.drafters import CombinedDrafter, DraftPlan, Needs, RecyclingDrafter, Trail
+from autospec.engine.growth import MODEL_SHAPES
+from autospec.engine.tree import TokenTree, empty_tree
+from autospec.errors import ReplayError, ReplayMiss
+from autospec.replay.shelf import Shelf
+from autospec.replay.tables import StepTable
+from autospec.replay.trace import Trace
+
+# Records drafts of a configuration at positions: (key, configuration, positions, longest path).
+Extender = Callable[[str, SpecConfig, NDArray[np.int64], int], None]
+
+
+@runtime_checkable
+class FollowsRows(Protocol):
+    """A drafter that must be told which recorded text begins."""
+
+    def begin(self, row: int) -> None:
+        """Take the row of the prompt in the trace; `start` follows."""
+        ...
+
+
+class RecordedDrafter:
+    """Drafts what a forest holds: chains, beams and best-first trees.
+
+    Args:
+        shelf: Tables of the trace.
+        key: Under which the drafter was recorded.
+        extend: Records what is missing; None raises `ReplayMiss`.
+    """
+
+    has_probs = True
+    shapes = MODEL_SHAPES
+    needs = Needs()
+
+    def __init__(self, shelf: Shelf, key: str, extend: Extender | None) -> None:
+        self.source, self._shelf, self._key, self._extend = key, shelf, key, extend
+        self.calls = self.run = 0  # forwards of the drafter in all drafts since it was made
+        self._caps = shelf.trace.forests[key].caps
+        self._lengths: tuple[SpecConfig, int, NDArray[np.int64]] | None = None
+
+    def begin(self, row: int) -> None:
+        """See `FollowsRows`."""
+        starts = self._shelf.trace.position_starts
+        self._first, self._end = int(starts[row]), int(starts[row + 1])
+
+    def start(self, prompt_ids: Sequence[int], plan: DraftPlan) -> None:
+        if plan.config.stop_rule == "adaptive":
+            raise ReplayError("stop_rule 'adaptive' is replayed for one recorded drafter alone, but got several")
+        self._config, self._place = plan.config, self._first - 1
+
+    def commit(self, token_ids: Sequence[int], trail: Trail | None = None) -> None:
+        self._place += len(token_ids)
+
+    def propose(self, max_length: int) -> TokenTree:
+        place, limit = self._place, min(max_length, int(self._caps[self._place]))
+        if limit < 1:
+            return empty_tree()
+        step, tokens, parents = self._draft(place, limit)
+        if step.is_missing:
+            if self._extend is None:
+                raise ReplayMiss(f"every draft that is reached must be recorded, but one of {self._key!r} is not")
+            self._extend(self._key, self._config, np.arange(self._first, self._end), max_length)
+            return self.propose(max_length)
+        self.calls += int(step.calls)
+        self.run += int(step.run)
+        return TokenTree(torch.tensor(tokens, dtype=torch.int64), tuple(parents))
+
+    def _draft(self, place: int, limit: int) -> tuple[StepTable, list[int], Sequence[int]]:
+        """Return counts, tokens and parents of the draft at a place."""
+        config, shelf = self._config, self._shelf
+        if config.tree_shape == "chain":
+            chains = shelf.chain(self._key, config, config.draft_length)
+            length = min(limit, int(shelf.stops(self._key, config, config.draft_length)[place]))
+            step = chains.step(place, length)
+            return step, chains.tokens[place, :length].tolist(), range(-1, length - 1)
+        layers = shelf.layers(self._key, config)
+        step = StepTable(*(getattr(layers.table, one.name)[limit, place] for one in fields(layers.table)))
+        if step.is_missing:
+            return step, [], []
+        return step, *layers.tree(shelf.trace.forests[self._key], place, limit)
+
+
+class RecordedRecycling(RecyclingDrafter):
+    """Token recycling that learns what the target thought from the trace.
+
+    Args:
+        trace: Holds it.
+    """
+
+    needs = Needs()
+
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()
+        self._trace = trace
+
+    def begin(self, row: int) -> None:
+        """See `FollowsRows`."""
+        self._first, self._num_known = int(self._trace.text_starts[row]), 0
+
+    def commit(self, token_ids: Sequence[int], trail: Trail | None = None) -> None:
+        known, num_before = self._num_known, len(self._context)
+        self.extend(token_ids)
+        rows = slice(self._first + known, self._first + num_before + len(token_ids) - 1)
+        self.learn(known, self._trace.top_tokens[rows].tolist(), self._trace.top_logprobs[rows].tolist())
+        self._num_known = num_before + len(token_ids) - 1
+
+
+class StoredDrafter:
+    """Drafts what was stored draft by draft, for drafters that show no probabilities.
+
+    Args:
+        trace: Holds the drafts.
+        name: Of the drafter.
+        extend: As of `RecordedDrafter`.
+        of: `has_probs` and `shapes` of the drafter itself.
+    """
+
+    needs = Needs()
+
+    def __init__(self, trace: Trace, name: str, extend: Extender | None, of: tuple[bool, tuple[str, ...]]) -> None:
+        self.source, self._trace, self._name, self._extend = name, trace, name, extend
+        self.has_probs, self.shapes = of
+
+    def begin(self, row: int) -> None:
+        """See `FollowsRows`."""
+        starts = self._trace.position_starts
+        self._first, self._end = int(starts[row]), int(starts[row + 1])
+
+    def start(self, prompt_ids: Sequence[int], plan: DraftPlan) -> None:
+        if plan.config.stop_rule == "adaptive":
+            raise ReplayError("stop_rule 'adaptive' is replayed for one recorded drafter alone, but got another")
+        self._config, self._place = plan.config, self._first - 1
+
+    def commit(self, token_ids: Sequence[int], trail: Trail | None = None) -> None:
+        self._place += len(token_ids)
+
+    def propose(self, max_length: int) -> TokenTree:
+        if max_length < 1:
+            return empty_tree()
+        config = replace(self._config, drafter=self._name)
+        found = self._trace.stored(config).get((self._place, max_length))
+        if found is not None:
+            return TokenTree(torch.tensor(found[0], dtype=torch.int64), tuple(found[1]))
+        if self._extend is None:
+            raise ReplayMiss(f"every draft that is reached must be recorded, but one of {self._name!r} is not")
+        self._extend(self._name, config, np.arange(self._first, self._end), max_length)
+        assert (self._place, max_length) in self._trace.stored(config)
+        return self.propose(max_length)
+
+
+def parts_of(drafter: object) -> list[object]:
+    """Return the drafters that a combined one asks, or the one alone."""
+    return list(drafter.parts.values()) if isinstance(drafter, CombinedDrafter) else [drafter]

@@ -1,0 +1,90 @@
+"""Tables of what was recorded, computed once for all configurations that share them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autospec.config import SpecConfig
+from autospec.engine.costs import CostCurve
+from autospec.errors import ReplayMiss
+from autospec.replay.branching import Layers, grow_layers
+from autospec.replay.forest import Ints
+from autospec.replay.tables import Chains
+from autospec.replay.trace import Trace
+
+_DEPTH = 16  # one growth of this depth serves every shorter draft
+
+
+class Shelf:
+    """Chains and trees at every position.
+
+    Args:
+        trace: What was recorded.
+        costs: For the cost-aware stopping rule.
+        most: [positions] longest draft that could be used there.
+    """
+
+    def __init__(self, trace: Trace, costs: CostCurve, most: NDArray[np.int64]) -> None:
+        self.trace, self.costs, self.most = trace, costs, most
+        self._chains: dict[tuple[object, ...], Chains] = {}
+        self._stops: dict[tuple[object, ...], NDArray[np.int64]] = {}
+        self._layers: dict[tuple[object, ...], Layers] = {}
+
+    def limits(self, key: str, length: int) -> NDArray[np.int64]:
+        """Return the deepest draft at every position where at most `length` tokens are asked for: [positions]."""
+        return np.minimum(np.minimum(self.most, length), self.trace.forests[key].caps)
+
+    def chain(self, key: str, config: SpecConfig, depth: int) -> Chains:
+        """Return the chains of a drafter: drawn ones under sampling, else the most probable, at least so deep."""
+        forest, depth = self.trace.forests[key], max(depth, _DEPTH)
+        if not config.draft_sampling(self.trace.sampling).is_greedy:
+            drawn = self.trace.drawn[key]
+            known: tuple[object, ...] = (key, id(drawn))
+            if known not in self._chains:
+                self._chains[known] = Chains.drawn(drawn, self.trace.next_tokens)
+            return self._chains[known]
+        known = (key, depth, forest.num_nodes)
+        if known not in self._chains:
+            self._chains[known] = Chains.of(forest, self.trace.next_tokens, depth)
+        return self._chains[known]
+
+    def stops(self, key: str, config: SpecConfig, depth: int) -> NDArray[np.int64]:
+        """Return behind how many tokens a rule without state ends each chain: [positions]."""
+        chains = self.chain(key, config, depth)
+        rule = (config.stop_rule, config.stop_threshold, config.entropy_form, config.entropy_scale)
+        known = (key, id(chains), *rule)
+        if known not in self._stops:
+            self._stops[known] = chains.stops(config, self.costs)
+        return self._stops[known]
+
+    def layers(self, key: str, config: SpecConfig) -> Layers:
+        """Return the beams or best-first trees of a drafter, of every depth limit up to the configuration's.
+
+        Raises:
+            ReplayMiss: Nodes were recorded with fewer candidates than the trees have children.
+        """
+        self.check_width(key, config)
+        forest, depth = self.trace.forests[key], max(_DEPTH, config.draft_length)
+        least = config.stop_threshold * (config.stop_rule == "cumulative")
+        shape = (config.tree_shape, config.tree_width, config.tree_nodes)
+        known = (key, forest.num_nodes, *shape, least, depth)
+        if known not in self._layers:
+            places, limits = np.arange(self.trace.num_positions), self.limits(key, depth)
+            wanted = wanted_of(self.trace, places, limits)
+            self._layers[known] = grow_layers(forest, config, wanted, limits, places)
+        return self._layers[known]
+
+    def check_width(self, key: str, config: SpecConfig) -> None:
+        """Refuse trees that look at more candidates than were recorded."""
+        ranks = max((rank for path in config.tree_paths for rank in path), default=0) + 1
+        wanted, width = ranks if config.tree_paths else config.tree_width, self.trace.forests[key].width
+        if wanted > width:
+            raise ReplayMiss(f"a node was recorded with {width} candidates, not {wanted}")
+
+
+def wanted_of(trace: Trace, positions: NDArray[np.int64], limits: NDArray[np.int64]) -> Ints:
+    """Return what the target writes from positions on: [positions, deepest limit]; -1 behind the last position."""
+    depth = int(limits[positions].max(initial=0))
+    padded = np.concatenate([trace.next_tokens, np.full(depth, -1, dtype=np.int32)])
+    return np.asarray(padded[positions[:, None] + np.arange(depth)])

@@ -1,5 +1,7 @@
 """Record once, replay exactly: traces of what drafters would draft, and what any configuration makes of them."""
 
+from autospec.replay.ending import output_ends
+from autospec.replay.expectation import Expectation, expected
 from autospec.replay.observations import AcceptanceRows, acceptance_rows, rank_acceptance
 from autospec.replay.recorder import RecordedPrompt, Recorder, RecordingBudget
 from autospec.replay.simulator import Replay, Simulator
@@ -7,6 +9,7 @@ from autospec.replay.trace import Trace, TracePrompt
 
 __all__ = [
     "AcceptanceRows",
+    "Expectation",
     "RecordedPrompt",
     "Recorder",
     "RecordingBudget",
@@ -15,5 +18,7 @@ __all__ = [
     "Trace",
     "TracePrompt",
     "acceptance_rows",
+    "expected",
+    "output_ends",
     "rank_acceptance",
 ]

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from autospec.config import MAX_DRAFT_LENGTH, SpecConfig
 from autospec.engine.decoder import SpeculativeDecoder
 from autospec.engine.drafters import Drafter
-from autospec.engine.growth import MODEL_SHAPES
 from autospec.engine.tree import TokenTree
 from autospec.replay.forest import DraftForest, Drawn
-from autospec.replay.grafting import Grafts
+from autospec.replay.grafting import Grafts, Seen, can_watch, watched
 from autospec.replay.live import LiveText
 from autospec.replay.running import rows_of
 from autospec.replay.trace import Trace
-
-# The acceptance rule whose drafts carry what the drafter thought of all tokens.
-_SHOWING = "contrastive"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +43,12 @@ class Asking:
             max_nodes: Of the best-first tree; 0 records chains only.
         """
         drafter, every = self._drafter(key), np.arange(self.trace.num_positions)
-        chains = (
-            list(self._drafts(drafter, self._shown(config), every, config.draft_length)) if _shows(drafter) else []
-        )
-        if not any(tree.draft_logits is not None for _, tree in chains):
+        if not can_watch(drafter):
             shape = "chain" if "chain" in drafter.shapes else drafter.shapes[0]
-            if shape in ("chain", "trie", "best_first", "beam"):
+            if shape not in ("static", "optimal"):  # those are nothing without their paths
                 self.store(key, replace(config, tree_shape=shape), every, config.draft_length)
             return
-        self._plant(key, config, chains, width)
+        self._plant(key, config, width)
         if max_nodes:
             grown = replace(config, tree_shape="best_first", tree_width=width, tree_nodes=max_nodes)
             self.extend(key, grown, every, config.draft_length)
@@ -63,21 +56,21 @@ class Asking:
             self._draw(key, config)
 
     def extend(self, key: str, config: SpecConfig, positions: NDArray[np.int64], limit: int) -> None:
-        """Record the rows that a configuration's drafts show; see `Recorder.extend`."""
+        """Record the rows that a configuration's drafts look at; see `Recorder.extend`."""
         sampling = config.draft_sampling(self.trace.sampling)
         if config.tree_shape == "chain" and not sampling.is_greedy:
             self._draw(key, replace(config, draft_length=limit))
             return
-        forest, drafter = self.trace.forests[key], self._drafter(key)
+        forest = self.trace.forests[key]
         grafts, row = Grafts(forest, sampling), -1
-        for position, tree in self._drafts(drafter, self._shown(config), positions, limit):
+        whole = config if config.stop_rule == "cumulative" else replace(config, stop_rule="static")
+        for position, tree, seen in self._drafts(self._drafter(key), whole, positions, limit):
             if self.trace.prompt_of[position] != row:
                 grafts.join()
                 row = int(self.trace.prompt_of[position])
-            if config.tree_shape == "chain" and tree.depth < limit and config.stop_rule == "static":
+            if config.tree_shape == "chain" and tree.depth < limit and whole.stop_rule == "static":
                 forest.caps[position] = min(int(forest.caps[position]), tree.depth)
-            if tree.num_nodes:
-                grafts.add(position, tree)
+            grafts.add(position, seen)
         grafts.join()
 
     def store(self, name: str, config: SpecConfig, positions: NDArray[np.int64], limit: int) -> None:
@@ -87,21 +80,16 @@ class Asking:
         drafter = self._drafter(name)
         for most in {limit, *(left[positions][left[positions] < limit].tolist())} - {0}:
             places = positions if most == limit else positions[left[positions] == most]
-            for position, tree in self._drafts(drafter, config, places, most):
+            for position, tree, _ in self._drafts(drafter, config, places, most):
                 known[position, most] = tree.token_ids.tolist(), list(tree.parents)
 
     def _drafter(self, key: str) -> Drafter:
         return self.decoder.drafters[key.partition("~")[0].partition("@")[0]]
 
-    def _shown(self, config: SpecConfig) -> SpecConfig:
-        """Return the configuration whose drafts carry logits; no rule ends them early."""
-        stop_rule = config.stop_rule if config.stop_rule == "cumulative" else "static"
-        return replace(config, accept_rule=_SHOWING, stop_rule=stop_rule)
-
     def _drafts(
         self, drafter: Drafter, config: SpecConfig, positions: NDArray[np.int64], limit: int
-    ) -> Iterator[tuple[int, TokenTree]]:
-        """Yield position and draft, in order."""
+    ) -> Iterator[tuple[int, TokenTree, Seen]]:
+        """Yield position, draft, and what was seen while it grew, in order."""
         trace, wanted = self.trace, set(positions.tolist())
         config = replace(config, drafter="x", draft_length=max(config.draft_length, limit))
         for row in np.unique(trace.prompt_of[positions]).tolist():
@@ -109,23 +97,25 @@ class Asking:
             live = LiveText(self.decoder.target, text, trace.prompts[row].num_prompt, drafter.needs)
             sampling, first = config.draft_sampling(trace.sampling), int(trace.position_starts[row])
             for known in live.walk(drafter, config, sampling, trace.prompts[row].seed):
-                if (position := first + known - 1) in wanted:
-                    yield position, drafter.propose(limit)
+                if (position := first + known - 1) not in wanted:
+                    continue
+                with watched(drafter) if can_watch(drafter) else nullcontext(Seen()) as seen:
+                    tree = drafter.propose(limit)
+                yield position, tree, seen
 
-    def _plant(self, key: str, config: SpecConfig, chains: list[tuple[int, TokenTree]], width: int) -> None:
+    def _plant(self, key: str, config: SpecConfig, width: int) -> None:
         """Make a forest of the rows behind the text, and put the chains into it."""
-        sampling = config.draft_sampling(self.trace.sampling)
+        sampling, every = config.draft_sampling(self.trace.sampling), np.arange(self.trace.num_positions)
+        chains = list(self._drafts(self._drafter(key), config, every, config.draft_length))
         # A draft that was as long as was asked for may go on; a shorter one shows how deep the drafter goes.
-        lengths = np.array([tree.num_nodes for _, tree in chains])
+        lengths = np.array([tree.num_nodes for _, tree, _ in chains])
         caps = np.where(lengths < config.draft_length, lengths, MAX_DRAFT_LENGTH).astype(np.int32)
-        size = next(tree.draft_logits.shape[-1] for _, tree in chains if tree.draft_logits is not None)
-        nothing = torch.zeros(size)
-        roots = torch.stack([_root(tree, nothing) for _, tree in chains])
+        nothing = torch.zeros(self.decoder.target.vocab_size)
+        roots = torch.stack([seen.rows.get(-1, nothing) for _, _, seen in chains])
         self.trace.forests[key] = DraftForest.of_positions(rows_of(roots, width, sampling), caps)
         grafts = Grafts(self.trace.forests[key], sampling)
-        for position, tree in chains:
-            if tree.num_nodes:
-                grafts.add(position, tree)
+        for position, _, seen in chains:
+            grafts.add(position, seen)
         grafts.join()
 
     def _draw(self, key: str, config: SpecConfig) -> None:
@@ -135,7 +125,7 @@ class Asking:
         probs, entropies = (np.zeros((trace.num_positions, depth), dtype=np.float32) for _ in range(2))
         lengths = np.zeros(trace.num_positions, dtype=np.int32)
         plain = replace(config, accept_rule="exact", stop_rule="static")
-        for position, tree in self._drafts(self._drafter(key), plain, every, depth):
+        for position, tree, _ in self._drafts(self._drafter(key), plain, every, depth):
             num = lengths[position] = tree.num_nodes
             if num:
                 assert tree.draft_probs is not None
@@ -145,14 +135,3 @@ class Asking:
                 entropies[position, :num] = -torch.xlogy(rows, rows).sum(dim=-1).cpu().numpy()
         unknown = np.full(trace.num_positions, np.nan, dtype=np.float32)
         trace.drawn[key] = Drawn(tokens, probs, entropies, lengths, unknown, unknown)
-
-
-def _shows(drafter: Drafter) -> bool:
-    return drafter.has_probs and set(MODEL_SHAPES) <= set(drafter.shapes)
-
-
-def _root(tree: TokenTree, nothing: Tensor) -> Tensor:
-    """Return what the drafter thought of the first token."""
-    if tree.draft_logits is None or not tree.num_nodes:
-        return nothing
-    return tree.draft_logits[0].float().cpu()

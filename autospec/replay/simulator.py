@@ -23,7 +23,7 @@ from autospec.replay.following import Follower
 from autospec.replay.recorder import Recorder
 from autospec.replay.shelf import Shelf, wanted_of
 from autospec.replay.tables import StepTable
-from autospec.replay.textual import CHAIN_KNOBS, TEXT_DRAFTERS, ChainTables, lookup_of, made_of
+from autospec.replay.textual import CHAIN_KNOBS, TEXT_DRAFTERS, ChainTables, drafts_everywhere, lookup_of, made_of
 from autospec.replay.trace import Trace
 from autospec.replay.walking import Route, walk_adaptive, walk_heuristic, walk_plain
 from autospec.rules import ACCEPT_RULES, TREE_SHAPES
@@ -108,7 +108,7 @@ class Simulator:
         sampling: SamplingParams | None = None,
     ) -> None:
         _check_sampling(trace, trace.sampling if sampling is None else sampling)
-        self.trace, self._costs, self._recorder = trace, costs, recorder
+        self.trace, self.costs, self._recorder = trace, costs, recorder
         given = drafters if drafters is not None or recorder is None else recorder.decoder.drafters
         self._given = dict(given or {})
         self._made: dict[tuple[str, str], Drafter | None] = {}
@@ -176,7 +176,7 @@ class Simulator:
         if len(config.drafter_names) > 1 and config.combine == "merge":
             return False
         for name in config.drafter_names:
-            if self._key(config, name) is None:
+            if self.key_of(config, name) is None:
                 is_prefix = config.tree_shape == "chain" and isinstance(self._lookup(name), tuple(CHAIN_KNOBS))
                 if not is_prefix:
                     return False
@@ -197,7 +197,7 @@ class Simulator:
             def extend(key: str, wanted: SpecConfig, positions: NDArray[np.int64], limit: int) -> None:
                 recorder.extend(self.trace, key, wanted, positions, limit)
 
-        if (key := self._key(config, name)) is not None:
+        if (key := self.key_of(config, name)) is not None:
             return RecordedDrafter(self.shelf, key, extend)
         if (lookup := self._lookup(name)) is not None:
             return lookup
@@ -220,25 +220,22 @@ class Simulator:
                 self._made[known] = lookup_of(given, self.trace, name) if is_text else None
         return self._made[known]
 
-    def _key(self, config: SpecConfig, name: str) -> str | None:
+    def key_of(self, config: SpecConfig, name: str) -> str | None:
         """Return under which name a drafter was recorded; None where its rows were not."""
         return self.trace.key_of(name, config.exit_layer, config.draft_temperature)
 
     def _table(self, config: SpecConfig, limit: int) -> StepTable:
-        parts = [self._part(config, name, limit) for name in config.drafter_names]
+        parts = [self.part(config, name, limit) for name in config.drafter_names]
         table = parts[0]
         for part in parts[1:]:
             table = table.or_else(part)
         return table
 
-    def _part(self, config: SpecConfig, name: str, limit: int) -> StepTable:
-        key = self._key(config, name)
+    def part(self, config: SpecConfig, name: str, limit: int) -> StepTable:
+        """Return the steps of one of the drafters, those of a combination included, under one limit: [positions]."""
+        key = self.key_of(config, name)
         if key is None:
-            if name not in self._texts:
-                lookup = self._lookup(name)
-                assert lookup is not None
-                self._texts[name] = ChainTables(self.trace, lookup)
-            return self._texts[name].table(config, np.minimum(self.shelf.most, limit))
+            return self._looked_up(config, name, np.minimum(self.shelf.most, limit))
         limits = self.shelf.limits(key, limit)
         if config.tree_shape == "chain":
             chains = self.shelf.chain(key, config, config.draft_length)
@@ -254,8 +251,17 @@ class Simulator:
         table, places = self.shelf.layers(key, config).table, np.arange(len(limits))
         return StepTable(*(getattr(table, one.name)[limits, places] for one in fields(table)))
 
+    def _looked_up(self, config: SpecConfig, name: str, limits: NDArray[np.int64]) -> StepTable:
+        if (lookup := self._lookup(name)) is None:
+            raise ReplayError(f"a drafter must be recorded position by position or look text up, but got {name!r}")
+        if not isinstance(lookup, tuple(CHAIN_KNOBS)) or config.tree_shape != "chain":
+            return drafts_everywhere(self.trace, lookup, config, limits)
+        if name not in self._texts:
+            self._texts[name] = ChainTables(self.trace, lookup)
+        return self._texts[name].table(config, limits)
+
     def _adaptive(self, config: SpecConfig) -> StepTable:
-        key = self._key(config, config.drafter)
+        key = self.key_of(config, config.drafter)
         if key is None:
             raise ReplayError(f"stop_rule 'adaptive' needs draft probabilities, but got {config.drafter!r}")
         chains = self.shelf.chain(key, config, config.draft_length)
@@ -271,14 +277,22 @@ class Simulator:
                     f"every draft that is reached must be recorded, but under {config.short()} those at "
                     f"{len(missing)} positions are not"
                 )
-            for name in config.drafter_names:
-                if (key := self._key(config, name)) is not None:
-                    self._recorder.extend(self.trace, key, config, missing, config.draft_length)
+            self._extend(config, missing)
             return self.replay(config)
         names = ("nodes", "depth", "accepted", "tested", "calls", "run")
         counts = {name: getattr(table, name)[places] for name in names}
         prompts, contexts = self.trace.prompt_of[places], self.trace.contexts[places]
         return Replay(config, prompts, contexts, dropped=self._dropped(places, counts["accepted"]), **counts)
+
+    def _extend(self, config: SpecConfig, missing: NDArray[np.int64]) -> None:
+        """Record what a configuration drafts at positions; what cannot be recorded must not be tried for ever."""
+        assert self._recorder is not None
+        keys = [key for name in config.drafter_names if (key := self.key_of(config, name)) is not None]
+        before = [(self.trace.forests[key].num_nodes, id(self.trace.drawn.get(key))) for key in keys]
+        for key in keys:
+            self._recorder.extend(self.trace, key, config, missing, config.draft_length)
+        if before == [(self.trace.forests[key].num_nodes, id(self.trace.drawn.get(key))) for key in keys]:
+            raise ReplayMiss(f"every draft that is reached must be recorded, but those of {config.short()} cannot be")
 
     def _dropped(self, places: NDArray[np.int64], accepted: NDArray[np.int16]) -> NDArray[np.int64]:
         """Return how many tokens each prompt's last step wrote behind the end of its output."""

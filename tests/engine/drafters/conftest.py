@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from autospec.engine.session import Job, Session
 from autospec.engine.termination import Stopping
 from autospec.engine.tree import TokenTree
 from autospec.errors import ConfigError
+from autospec.replay import RecordedPrompt, Recorder, RecordingBudget, Simulator, Trace
 from autospec.rules import ACCEPT_RULES, STOP_RULES
 
 GREEDY, SAMPLED = SamplingParams(), SamplingParams(temperature=0.5, top_p=0.95, seed=11)
@@ -159,6 +162,28 @@ class Checks:
             if first.draft_probs is not None:
                 torch.testing.assert_close(other.draft_probs, first.draft_probs, rtol=1e-3, atol=1e-4)
 
+    def check_replay(
+        self, target: CausalLM, drafter: Drafter, config: SpecConfig, sampling: SamplingParams
+    ) -> None:
+        """What a trace gives for a configuration, once the missing drafts are added, is what a live run gives."""
+        config = config if sampling.is_greedy else replace(config, accept_rule="exact")
+        recorder = Recorder(SpeculativeDecoder(target, {"drafter": drafter}), RecordingBudget(2, 3, 4))
+        prompts = [
+            RecordedPrompt(str(row), "x", tuple(prompt), sampling.seed + row)
+            for row, prompt in enumerate(self.prompts)
+        ]
+        trace = recorder.record(prompts, self.num_tokens, sampling)
+        replay = Simulator(trace, recorder=recorder).replay(config)
+        with TemporaryDirectory() as folder:
+            again = Simulator(Trace.load(trace.save(Path(folder)))).replay(config)
+        for row, output in enumerate(self.generate(target, drafter, config, sampling)):
+            assert trace.output_ids(row) == list(output.token_ids)
+            for counts in (replay.stats(row), again.stats(row)):
+                assert counts.num_drafted == output.stats.num_drafted
+                assert counts.position_tested == output.stats.position_tested
+                assert counts.position_accepted == output.stats.position_accepted
+                assert counts.num_steps == output.stats.num_steps
+
     def check_distribution(
         self, target: CausalLM, drafter: Drafter, config: SpecConfig, chi_square: Any, num_seeds: int = 500
     ) -> None:
@@ -222,6 +247,8 @@ LAWS: dict[str, Callable[..., None]] = {
     "cache": Checks.check_target_cache,
     "greedy_drafts": partial(Checks.check_path_independence, sampling=GREEDY),
     "sampled_drafts": partial(Checks.check_path_independence, sampling=SAMPLED),
+    "greedy_replay": partial(Checks.check_replay, sampling=GREEDY),
+    "sampled_replay": partial(Checks.check_replay, sampling=SAMPLED),
 }
 
 

@@ -5,6 +5,7 @@ The laws run over it in test_laws.py and test_distribution.py, with the target i
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -149,3 +150,15 @@ def test_combined_drafters_find_room_for_the_nodes_of_each(tiny_model: Any) -> N
 def test_windows_and_ngrams_hold_at_least_two_tokens(knob: str, value: int) -> None:
     with pytest.raises(ConfigError, match=f"2 <= {knob} <= .* must hold, but got {value}"):
         SpecConfig("lookahead", 4, **{knob: value})
+
+
+@pytest.mark.parametrize("sampling", [SamplingParams(), SamplingParams(temperature=0.5, seed=3)])
+@pytest.mark.parametrize(
+    "shape", [{}, {"stop_rule": "heuristic"}, {"tree_shape": "trie", "tree_width": 3, "tree_nodes": 5}]
+)
+def test_a_replay_is_a_live_run(
+    tiny_model: Any, checks: Any, shape: dict[str, Any], sampling: SamplingParams, tmp_path: Path
+) -> None:
+    target = CausalLM(tiny_model("llama", vocab_size=8), "target")
+    config = SpecConfig("drafter", 3, **SMALL, **shape)
+    checks.check_replay(target, LookaheadDrafter(target), config, sampling, tmp_path)

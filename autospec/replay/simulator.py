@@ -26,7 +26,7 @@ from autospec.replay.tables import StepTable
 from autospec.replay.textual import CHAIN_KNOBS, TEXT_DRAFTERS, ChainTables, drafts_everywhere, lookup_of, made_of
 from autospec.replay.trace import Trace
 from autospec.replay.walking import Route, walk_adaptive, walk_heuristic, walk_plain
-from autospec.rules import ACCEPT_RULES, TREE_SHAPES
+from autospec.rules import ACCEPT_RULES
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +202,10 @@ class Simulator:
         if (lookup := self._lookup(name)) is not None:
             return lookup
         given = self._given.get(name)
-        if given is None and not any(stored.partition("#")[0] == name for stored in self.trace.drafts):
+        stored = {one.config.tree_shape for key, one in self.trace.drafts.items() if key.partition("#")[0] == name}
+        if given is None and not stored:
             raise ReplayError(f"a drafter must be recorded or given, but {name!r} is neither")
-        of = (False, tuple(TREE_SHAPES)) if given is None else (given.has_probs, given.shapes)
+        of = (False, tuple(sorted(stored))) if given is None else (given.has_probs, given.shapes)
         return StoredDrafter(self.trace, name, extend, of)
 
     def _lookup(self, name: str) -> Drafter | None:

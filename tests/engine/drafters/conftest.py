@@ -162,9 +162,7 @@ class Checks:
             if first.draft_probs is not None:
                 torch.testing.assert_close(other.draft_probs, first.draft_probs, rtol=1e-3, atol=1e-4)
 
-    def check_replay(
-        self, target: CausalLM, drafter: Drafter, config: SpecConfig, sampling: SamplingParams
-    ) -> None:
+    def check_replay(self, target: CausalLM, drafter: Drafter, config: SpecConfig, sampling: SamplingParams) -> None:
         """What a trace gives for a configuration, once the missing drafts are added, is what a live run gives."""
         config = config if sampling.is_greedy else replace(config, accept_rule="exact")
         recorder = Recorder(SpeculativeDecoder(target, {"drafter": drafter}), RecordingBudget(2, 3, 4))

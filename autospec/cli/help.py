@@ -62,6 +62,16 @@ COMMANDS = {
             "python -m autospec profile hardware=another_machine.json",
         ),
     ),
+    "replay": Command(
+        "find the best policy for a device from its profile alone",
+        "Replays configurations on a recorded trace and prices their steps by a hardware profile, which may be of\n"
+        "another device. Loads no models: what it says is predicted, not measured there. Writes replay.json to\n"
+        "outputs/replay/<date_time>/.",
+        (
+            "python -m autospec replay trace=outputs/tune/2026-01-31_12-00-00/trace hardware=another_machine.json",
+            "python -m autospec replay trace=TRACE hardware=PROFILE search_space=tree trials=5000",
+        ),
+    ),
     "generate": Command(
         "stream text and see how the drafts fared",
         "Text goes to standard output, the statistics of acceptance to standard error. Without a policy and a\n"

@@ -1,8 +1,24 @@
 """How fast a configuration would be: steps from a trace, seconds from a profile, what measurements add to that."""
 
+from autospec.cost_model.acceptance import AcceptanceModel, fit_acceptance
+from autospec.cost_model.closed_forms import Independence, independence
 from autospec.cost_model.errors import PredictionError
 from autospec.cost_model.predictor import Prediction, Predictor
 from autospec.cost_model.residual import Residual
 from autospec.cost_model.steps import StepCosts
+from autospec.cost_model.validation import Agreement, CrossValidation, cross_validate
 
-__all__ = ["Prediction", "PredictionError", "Predictor", "Residual", "StepCosts"]
+__all__ = [
+    "AcceptanceModel",
+    "Agreement",
+    "CrossValidation",
+    "Independence",
+    "Prediction",
+    "PredictionError",
+    "Predictor",
+    "Residual",
+    "StepCosts",
+    "cross_validate",
+    "fit_acceptance",
+    "independence",
+]

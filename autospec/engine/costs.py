@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from autospec.engine.calibration import AcceptanceCalibration
 from autospec.errors import MeasurementError
 
 
@@ -20,12 +21,15 @@ class CostCurve:
         draft: Of drafting one token.
         target_points: Measured (tokens, seconds) of target forwards by number of tokens, beginning with one token,
             where a line through `target` says too little; empty is the line.
+        acceptance: What a draft token is worth: how likely the target takes it. None takes the drafter's own
+            probability for that.
     """
 
     target: float
     target_per_token: float
     draft: float
     target_points: tuple[tuple[int, float], ...] = ()
+    acceptance: AcceptanceCalibration | None = None
 
     def __post_init__(self) -> None:
         tokens = [place for place, _ in self.target_points]

@@ -15,6 +15,7 @@ import torch
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.cache import KVCache
+from autospec.engine.costs import CONSTANT_COSTS, CostCurve
 from autospec.engine.drafters import ChecksConfig, CombinedDrafter, Drafter
 from autospec.engine.loading import LoadContext, load_drafter, load_text
 from autospec.engine.model import CausalLM, PreTrainedModel, load_model
@@ -34,15 +35,22 @@ class SpeculativeDecoder:
         target: The model whose output is wanted.
         drafters: Name to drafter; a `SpecConfig` refers to these names.
         text: Tokenizer; None restricts prompts to token ids.
+        costs: Name of a drafter to what its steps cost and its tokens are worth, for the cost-aware stopping rule;
+            those that are not named take what is usual.
 
     Raises:
         ConfigError: A name holds a +, which stands between names.
     """
 
     def __init__(
-        self, target: CausalLM, drafters: Mapping[str, Drafter] | None = None, text: TextCodec | None = None
+        self,
+        target: CausalLM,
+        drafters: Mapping[str, Drafter] | None = None,
+        text: TextCodec | None = None,
+        costs: Mapping[str, CostCurve] | None = None,
     ) -> None:
         self.target, self.drafters, self.text = target, dict(drafters or {}), text
+        self.costs = dict(costs or {})
         if joined := [name for name in self.drafters if "+" in name]:
             raise ConfigError(f"names of drafters must be without +, but got {joined}")
 
@@ -234,8 +242,9 @@ class SpeculativeDecoder:
         if not isinstance(chosen, SpecConfig):
             chosen = chosen.choose(batch_size=1, context_length=len(prompt_ids), category=category)
         self.check(chosen)
-        seed = options.sampling.seed + row
-        return Job(tuple(prompt_ids), chosen, replace(options.sampling, seed=seed), seed, options.max_new_tokens)
+        seed, costs = options.sampling.seed + row, self.costs.get(chosen.drafter, CONSTANT_COSTS)
+        sampling = replace(options.sampling, seed=seed)
+        return Job(tuple(prompt_ids), chosen, sampling, seed, options.max_new_tokens, costs)
 
     def _generate_one(self, job: Job, options: GenerationOptions) -> Generation:
         token_ids: list[int] = []

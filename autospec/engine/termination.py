@@ -70,7 +70,8 @@ def stops_by_cost(
     tokens per second of the step so far times the seconds it adds; the rate comes from the cost curve, not a clock.
 
     Args:
-        path_probs: [...] product of the draft probabilities of the chain so far.
+        path_probs: [...] product of the draft probabilities of the chain so far, or of the chances that a calibration
+            makes of them.
         num_drafted: [...] its tokens.
         expected: [...] tokens the step is expected to emit with it: 1 plus the path probabilities of its nodes.
         costs: What steps cost.
@@ -162,8 +163,8 @@ class Stopping:
             token_id: Which it was.
         """
         config, prob = self._config, float(row[token_id])
-        self._path_prob *= prob
         self._num_drafted += 1
+        self._path_prob *= self._worth(row, prob) if config.stop_rule == "cost_aware" else prob
         self._expected += self._path_prob
         match config.stop_rule:
             case "confidence" | "adaptive":
@@ -176,6 +177,17 @@ class Stopping:
             case "cost_aware":
                 return bool(stops_by_cost(self._path_prob, self._num_drafted, self._expected, self._costs))
         return False
+
+    def _worth(self, row: Tensor, prob: float) -> float:
+        """Return how likely a token counts, as the cost-aware rule takes it."""
+        calibration = self._costs.acceptance
+        if calibration is None:
+            return prob
+        entropy = float(-torch.xlogy(row, row).sum())
+        best = row.topk(min(2, row.shape[-1])).values.tolist()
+        with np.errstate(divide="ignore"):
+            log_prob, first, second = np.log([prob, best[0], best[-1] if len(best) > 1 else 0.0])
+        return float(calibration.probs(log_prob, entropy, first - second, self._num_drafted))
 
     def observe(self, num_drafted: int, num_accepted: int) -> None:
         """Learn from a step whose draft was `num_drafted` deep."""

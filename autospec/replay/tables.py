@@ -16,6 +16,7 @@ from autospec.config import SpecConfig
 from autospec.engine.costs import CostCurve
 from autospec.engine.termination import stops_by_confidence, stops_by_cost, stops_by_entropy, stops_by_path
 from autospec.engine.tree import TokenTree
+from autospec.errors import ReplayError
 from autospec.replay.forest import DraftForest, Drawn, Floats, Ints
 
 Counts = NDArray[np.int16]
@@ -96,6 +97,7 @@ class Chains:
         entropies: [positions, depth] of the rows they stand in.
         lengths: [positions] recorded tokens.
         matches: [positions] how many of them the target writes too.
+        gaps: [positions, depth] how much less the second candidate's log-probability is; None where it is not known.
     """
 
     tokens: Ints
@@ -103,6 +105,7 @@ class Chains:
     entropies: Floats
     lengths: Ints
     matches: Ints
+    gaps: Floats | None = None
 
     @classmethod
     def of(cls, forest: DraftForest, next_tokens: Ints, max_depth: int) -> Self:
@@ -111,15 +114,18 @@ class Chains:
         node, alive = np.arange(num, dtype=np.int64), np.ones(num, dtype=np.bool_)
         tokens, lengths = np.full((num, max_depth), -1, dtype=np.int32), np.zeros(num, dtype=np.int32)
         probs, entropies = (np.zeros((num, max_depth), dtype=np.float32) for _ in range(2))
+        gaps = np.zeros_like(probs) if forest.width > 1 else None
         for depth in range(max_depth):
             lengths += alive
             tokens[:, depth] = np.where(alive, forest.rows.tokens[node, 0], -1)
             probs[:, depth] = np.exp(forest.rows.logprobs[node, 0])
             entropies[:, depth] = forest.rows.entropies[node]
+            if gaps is not None:
+                gaps[:, depth] = forest.rows.logprobs[node, 0] - forest.rows.logprobs[node, 1]
             behind = forest.children[node, 0]
             alive &= behind >= 0
             node = np.where(alive, behind, node)
-        return cls(tokens, probs, entropies, lengths, matches_of(tokens, lengths, next_tokens))
+        return cls(tokens, probs, entropies, lengths, matches_of(tokens, lengths, next_tokens), gaps)
 
     @classmethod
     def drawn(cls, drawn: Drawn, next_tokens: Ints) -> Self:
@@ -138,11 +144,28 @@ class Chains:
             case "cumulative":
                 ends = stops_by_path(self._path_probs, config.stop_threshold)
             case "cost_aware":
-                paths = self._path_probs
+                paths = self._worths(costs)
                 ends = stops_by_cost(paths, np.arange(1, paths.shape[1] + 1), 1.0 + paths.cumsum(axis=1), costs)
             case _:
                 return np.full(len(self.probs), self.probs.shape[1] + 1, dtype=np.int64)
         return first_true(ends)
+
+    def _worths(self, costs: CostCurve) -> NDArray[np.float64]:
+        """Return how likely each chain counts up to each token, as the cost-aware rule takes it: [positions, depth].
+
+        Raises:
+            ReplayError: The rule reads second candidates, and none were recorded.
+        """
+        calibration = costs.acceptance
+        if calibration is None:
+            return self._path_probs
+        if self.gaps is None and calibration.gap:
+            raise ReplayError("a calibration that reads second candidates needs them recorded, but width is 1")
+        gaps = np.nan if self.gaps is None else self.gaps
+        with np.errstate(divide="ignore"):
+            log_probs = np.log(self.probs.astype(np.float64))
+        places = np.arange(1, self.probs.shape[1] + 1)
+        return np.asarray(calibration.probs(log_probs, self.entropies, gaps, places).cumprod(axis=1))
 
     @property
     def _path_probs(self) -> NDArray[np.float64]:

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from autospec.config import SpecConfig
 from autospec.errors import ConfigError
@@ -67,10 +66,10 @@ def best_length(acceptance: float, cost: float, longest: int = 16) -> int:
     return max(range(longest + 1), key=lambda length: expected_speedup(acceptance, length, cost))
 
 
-def _check(chances: ArrayLike) -> None:
+def _check(chances: Sequence[float]) -> None:
     values = np.asarray(chances, dtype=np.float64)
     if not np.all((values >= 0.0) & (values <= 1.0)):
-        raise ConfigError(f"`0 <= acceptance <= 1` must hold, but got {chances}")
+        raise ConfigError(f"`0 <= acceptance <= 1` must hold, but got {list(chances)}")
 
 
 @dataclass(frozen=True, slots=True)

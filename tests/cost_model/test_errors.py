@@ -1,0 +1,38 @@
+"""The measures of error, worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from autospec.cost_model.errors import mape, rank_correlation, regret
+from autospec.cost_model.residual import Residual
+
+
+def test_a_percentage_error_is_of_the_ratio() -> None:
+    assert mape([math.log(1.1), math.log(0.8)]) == pytest.approx(0.15)
+
+
+def test_regret_is_what_the_first_choice_loses_of_the_best() -> None:
+    measured = np.log([2.0, 1.5, 1.0])
+    assert regret(np.array([0.1, 0.9, 0.5]), measured) == pytest.approx(0.25)
+    assert regret(np.array([0.9, 0.1, 0.5]), measured) == 0.0
+
+
+def test_ranks_are_compared_from_three_on() -> None:
+    # one of three pairs is the other way round: 1 - 6 * 2 / (3 * 8)
+    assert rank_correlation(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0])) == pytest.approx(0.5)
+    assert rank_correlation(np.array([1.0, 2.0]), np.array([1.0, 3.0])) is None
+    assert rank_correlation(np.array([1.0, 1.0, 1.0]), np.array([1.0, 3.0, 2.0])) is None
+
+
+def test_a_correction_believes_a_measurement_as_far_as_its_noise_allows() -> None:
+    # prior variance 0.01 for all and 0.0064 for one; noise 0.0064 of one measurement
+    made = Residual().fit(np.zeros((1, 2)), np.array([0.1]), np.array([1]))
+    near, far = made.predict(np.array([[0.0, 0.0], [50.0, 0.0]]))[0]
+    assert near == pytest.approx(0.1 * 0.0164 / 0.0228)
+    assert far == pytest.approx(0.1 * 0.01 / 0.0228)
+    often = Residual().fit(np.zeros((1, 2)), np.array([0.1]), np.array([64]))
+    assert often.predict(np.zeros((1, 2)))[0][0] == pytest.approx(0.1 * 0.0164 / 0.0165)

@@ -1,0 +1,157 @@
+"""Predictions on the embedded pair, beside the counts of live runs priced by hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from autospec.config import SpecConfig
+from autospec.cost_model import Prediction, Predictor, cross_validate
+from autospec.engine.decoder import SpeculativeDecoder
+from autospec.errors import MeasurementError
+from autospec.profiling import HardwareProfile
+from autospec.records import Measurement
+from autospec.replay import RecordedPrompt, Simulator, Trace
+
+NUM_NEW = 24
+TOLERANCE = 0.003  # contexts are counted at the middle of an output
+CONFIGS = [
+    *(SpecConfig("draft", length) for length in (1, 2, 4, 8)),
+    SpecConfig("ngram", 4),
+    SpecConfig("ngram", 8, ngram_min=2),
+]
+
+
+@pytest.fixture
+def predictor(trace: Trace, by_hand: HardwareProfile) -> Predictor:
+    return Predictor(Simulator(trace), by_hand)
+
+
+def known(predictor: Predictor, config: SpecConfig) -> Prediction:
+    (price,) = predictor.predict([config])
+    assert price is not None
+    return price
+
+
+def live_seconds(pair: SpeculativeDecoder, prompt: RecordedPrompt, config: SpecConfig) -> float:
+    """What the profile by hand makes of the counts of a live run."""
+    stats = pair.generate([prompt.prompt_ids], config=config, max_new_tokens=NUM_NEW, ignore_eos=True)[0].stats
+    context = seconds = float(len(prompt.prompt_ids))
+    is_model = config.drafter == "draft"
+    # A chain that is drafted whole has as many forwards as tokens, so counts are enough but for the contexts.
+    seconds += stats.num_steps * 11.5 + stats.num_drafted * 1.0
+    if not config.is_off:
+        seconds += stats.num_steps * 0.125 + stats.num_drafted * 1.0 + 2.0 if is_model else stats.num_steps * 0.25
+    return seconds + stats.num_steps * (context + (NUM_NEW - 1) / 2) / 100
+
+
+def test_six_configurations_are_ranked_as_the_counts_of_live_runs_rank_them(
+    predictor: Predictor, pair: SpeculativeDecoder, prompts: list[RecordedPrompt]
+) -> None:
+    plain = np.array([live_seconds(pair, prompt, SpecConfig()) for prompt in prompts])
+    live = {}
+    for config in CONFIGS:
+        seconds = np.array([live_seconds(pair, prompt, config) for prompt in prompts])
+        np.testing.assert_allclose(known(predictor, config).seconds, seconds, rtol=TOLERANCE)
+        live[config] = float(np.log(plain / seconds).mean())
+    told_apart = [
+        pair for pair in itertools.combinations(CONFIGS, 2) if abs(live[pair[0]] - live[pair[1]]) > 2 * TOLERANCE
+    ]
+    assert len(told_apart) >= 12
+    for first, second in told_apart:
+        ahead = known(predictor, first).log_speedup > known(predictor, second).log_speedup
+        assert ahead == (live[first] > live[second]), (first, second)
+
+
+def test_speculation_off_is_plain_decoding_whatever_was_learnt(
+    predictor: Predictor, measured: Callable[..., Measurement]
+) -> None:
+    off = known(predictor, SpecConfig())
+    assert off.log_speedups.tolist() == [0.0] * len(predictor.prompt_ids)
+    predictor.correct([measured(CONFIGS[0], one, 2.0) for one in predictor.prompt_ids])
+    assert known(predictor, SpecConfig()).log_speedup == 0.0
+
+
+def test_a_correction_moves_what_was_measured_and_what_is_like_it(
+    predictor: Predictor, measured: Callable[..., Measurement]
+) -> None:
+    before = {config: known(predictor, config).log_speedup for config in CONFIGS}
+    rows = {one: place for place, one in enumerate(predictor.prompt_ids)}
+    uncorrected = known(predictor, CONFIGS[1]).log_speedups
+    predictor.correct([measured(CONFIGS[1], one, uncorrected[rows[one]] - 0.2) for one in predictor.prompt_ids])
+    moved = {config: known(predictor, config).log_speedup - before[config] for config in CONFIGS}
+    assert -0.2 < moved[CONFIGS[1]] < -0.15
+    assert moved[CONFIGS[1]] < moved[CONFIGS[2]] < moved[CONFIGS[4]] < 0.0
+    assert known(predictor, CONFIGS[1]).spread < known(predictor, CONFIGS[4]).spread
+    predictor.correct([])
+    assert known(predictor, CONFIGS[1]).log_speedup == before[CONFIGS[1]]
+
+
+def test_what_trace_or_profile_cannot_tell_of_is_none(predictor: Predictor) -> None:
+    assert predictor.predict([SpecConfig("draft", 4, accept_rule="lenient"), SpecConfig("suffix", 4)]) == [None, None]
+
+
+def planted(predictor: Predictor, measured: Callable[..., Measurement], shift: float) -> list[Measurement]:
+    return [
+        measured(config, name, float(known(predictor, config).log_speedups[row]) + shift)
+        for config in CONFIGS
+        for row, name in enumerate(predictor.prompt_ids)
+    ]
+
+
+def test_predictions_that_come_true_have_no_error(predictor: Predictor, measured: Callable[..., Measurement]) -> None:
+    found = cross_validate(predictor, planted(predictor, measured, 0.0))
+    for one in (found.uncorrected, found.by_config):
+        assert one.tokens_per_second_mape == pytest.approx(0.0, abs=1e-9)
+        assert one.rank_correlation == pytest.approx(1.0)
+        assert one.regret == 0.0
+        assert one.num_pairs == len(CONFIGS)
+
+
+def test_an_error_that_all_share_is_learnt_from_the_other_configurations(
+    predictor: Predictor, measured: Callable[..., Measurement]
+) -> None:
+    found = cross_validate(predictor, planted(predictor, measured, -0.1))
+    assert found.uncorrected.tokens_per_second_mape == pytest.approx(math.expm1(0.1))
+    assert found.by_config.tokens_per_second_mape < 0.01
+    assert found.by_prompt is not None
+    assert found.by_prompt.num_pairs == 5 * len(CONFIGS)
+    assert found.to_json()["by_config"]["regret"] == 0.0
+
+
+def test_the_prompts_that_are_left_out_are_predicted_by_the_others(
+    predictor: Predictor, measured: Callable[..., Measurement]
+) -> None:
+    # one prompt is twice as fast as predicted and no other shows it
+    one, *rest = planted(predictor, measured, 0.0)
+    odd = [
+        measured(config, one.prompt_id, float(known(predictor, config).log_speedups[0]) + 1.0) for config in CONFIGS
+    ]
+    others = [each for each in rest if each.prompt_id != one.prompt_id]
+    usual = cross_validate(predictor, [one, *rest]).by_prompt
+    found = cross_validate(predictor, [*odd, *others]).by_prompt
+    assert usual is not None
+    assert found is not None
+    assert found.tokens_per_second_mape > usual.tokens_per_second_mape + 0.05
+
+
+def test_steps_are_compared_as_multiples_of_plain_steps(
+    predictor: Predictor, measured: Callable[..., Measurement]
+) -> None:
+    config, row = CONFIGS[0], 0
+    # plain steps take 10; 5 steps of 12 behind 10 for the prompt
+    one = measured(config, predictor.prompt_ids[row], math.log(100 / 70), 5)
+    found = cross_validate(predictor, [one])
+    assert found.uncorrected.step_seconds_mape == pytest.approx(
+        abs(known(predictor, config).step_seconds[row] / 1.2 - 1)
+    )
+    assert found.by_prompt is None
+
+
+def test_nothing_to_compare_is_refused(predictor: Predictor, measured: Callable[..., Measurement]) -> None:
+    with pytest.raises(MeasurementError, match="predicted and measured"):
+        cross_validate(predictor, [measured(SpecConfig(), predictor.prompt_ids[0], 0.0)])

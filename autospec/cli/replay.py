@@ -20,7 +20,7 @@ from autospec.cli.faults import Faults
 from autospec.cli.runs import write_config
 from autospec.cli.schema import typed
 from autospec.config import SpecConfig
-from autospec.errors import ConfigError, ReplayError
+from autospec.errors import ConfigError, MeasurementError, ReplayError
 from autospec.paths import new_output_dir
 from autospec.profiling import HardwareProfile, find_profile
 from autospec.tuning import SearchSpace, StudySettings
@@ -129,6 +129,11 @@ def _trace(path: str) -> Trace:
 
 
 def _forecast(trace: Trace, profile: HardwareProfile, space: SearchSpace, settings: ReplaySettings) -> _Forecast:
+    """Price the space.
+
+    Raises:
+        ConfigError: The profile has not even what plain decoding of the prompts needs.
+    """
     from autospec.cost_model import Predictor
     from autospec.replay import Simulator, rank_acceptance
     from autospec.tuning.defaults import engine_defaults
@@ -139,7 +144,10 @@ def _forecast(trace: Trace, profile: HardwareProfile, space: SearchSpace, settin
     known = [name for name in profile.drafters if name in trace.sources]
     recorded = {name: rank_acceptance(trace, name).tolist() for name in known if trace.key_of(name) is not None}
     space = space.under(trace.sampling).with_trees(TreeMaker(recorded))
-    predictor = Predictor(Simulator(trace), profile)
+    try:
+        predictor = Predictor(Simulator(trace), profile)
+    except MeasurementError as error:
+        raise ConfigError(f"a profile must reach as far as the prompts of the trace, but: {error}") from error
     study = StudySettings(replayed_trials=settings.trials, seed=settings.seed)
     if is_whole := is_priced_whole(space, study):
         asked = list(space.walk())

@@ -96,6 +96,17 @@ def test_a_space_whose_drafter_was_not_recorded_is_refused(
     assert "'draft'" in capsys.readouterr().err
 
 
+def test_a_profile_that_does_not_reach_the_trace_is_bad_input(
+    words: list[str], tiny_model: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decoder = SpeculativeDecoder(CausalLM(tiny_model("llama"), "tiny"), {"ngram": NgramDrafter()})
+    long = RecordedPrompt("long", "a", tuple(TEXT[:60]))
+    Recorder(decoder, RecordingBudget(max_depth=4)).record([long], 12).save("far")
+    assert main([*words, "trace=far"]) == 2
+    assert "a profile must reach as far as the prompts of the trace" in capsys.readouterr().err
+    assert not Path("outputs").exists()
+
+
 def test_a_damaged_trace_is_bad_input(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     (header,) = Path("trace").glob("*/trace.json")
     header.write_text(header.read_text().replace('"a1"', '"a2"'))

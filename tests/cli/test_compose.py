@@ -8,7 +8,7 @@ from autospec.cli.compose import compose_values, near
 from autospec.paths import data_dir
 
 CONF = data_dir("conf")
-COMMANDS = ("tune", "bench", "generate", "train", "datastore", "mlflow", "profile")
+COMMANDS = ("tune", "bench", "generate", "train", "datastore", "mlflow", "profile", "replay")
 CHOICES = sorted(
     (path.parent.relative_to(CONF).as_posix(), path.stem) for path in CONF.rglob("*.yaml") if path.parent != CONF
 )

@@ -19,7 +19,9 @@ def steps(config: SpecConfig, **counts: list[int]) -> Replay:
     num = len(next(iter(counts.values())))
     names = ("nodes", "depth", "accepted", "tested", "calls", "run")
     arrays: dict[str, Any] = {name: np.array(counts.get(name, [0] * num), dtype=np.int16) for name in names}
-    return Replay(config, np.zeros(num, dtype=np.int64), np.full(num, 101), num_prompts=1, **arrays)
+    return Replay(
+        config, np.zeros(num, dtype=np.int64), np.full(num, 101), dropped=np.zeros(1, dtype=np.int64), **arrays
+    )
 
 
 @pytest.fixture

@@ -270,7 +270,8 @@ def grow_paths(
     """
     table = StepTable.empty(len(positions))
     root = (positions.copy(), np.ones(len(positions), dtype=np.bool_), np.ones(len(positions), dtype=np.bool_))
-    known = {(): root}  # path -> node, whether it is drafted, whether the target writes it
+    known = dict[tuple[int, ...], tuple[NDArray[np.int64], NDArray[np.bool_], NDArray[np.bool_]]]({(): root})
+    # path -> node, whether it is drafted, whether the target writes it
     accepted, tested = (np.zeros(len(positions), dtype=np.int64) for _ in range(2))
     depths, asked = np.zeros(len(positions), dtype=np.int64), set[tuple[int, ...]]()
     for path in sorted(config.tree_paths, key=lambda one: (len(one), one)):
@@ -322,4 +323,4 @@ def _path_automaton(config: SpecConfig) -> tuple[NDArray[np.bool_], NDArray[np.i
     kept = np.full((len(paths) + 1, 1 + max(rank for path in paths for rank in path)), -1, dtype=np.int64)
     for path in paths:
         kept[places[path[:-1]], path[-1]] = places[path]
-    return (kept >= 0).any(axis=1), kept
+    return np.asarray((kept >= 0).any(axis=1)), kept

@@ -13,8 +13,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from autospec.config import SpecConfig
-from autospec.engine.drafters import CombinedDrafter, DraftPlan, Needs, RecyclingDrafter, Trail
+from autospec.config import MAX_DRAFT_LENGTH, SpecConfig
+from autospec.engine.drafters import (
+    CombinedDrafter,
+    DraftPlan,
+    Needs,
+    NgramDrafter,
+    RecyclingDrafter,
+    SuffixDrafter,
+    Trail,
+)
+from autospec.engine.drafters.automaton import SuffixAutomaton
+from autospec.engine.drafters.recycling import Candidates
+from autospec.engine.drafters.suffix import SuffixStore
 from autospec.engine.growth import MODEL_SHAPES
 from autospec.engine.tree import TokenTree, empty_tree
 from autospec.errors import ReplayError, ReplayMiss
@@ -22,6 +33,7 @@ from autospec.replay.shelf import Shelf
 from autospec.replay.tables import StepTable
 from autospec.replay.trace import Trace
 
+_Ends, _Earlier = dict[tuple[int, ...], int], dict[tuple[int, int], int]  # of the n-gram drafter
 # Records drafts of a configuration at positions: (key, configuration, positions, longest path).
 Extender = Callable[[str, SpecConfig, NDArray[np.int64], int], None]
 
@@ -108,17 +120,81 @@ class RecordedRecycling(RecyclingDrafter):
     def __init__(self, trace: Trace) -> None:
         super().__init__()
         self._trace = trace
+        self._prompts: dict[int, dict[int, Candidates]] = {}
 
     def begin(self, row: int) -> None:
         """See `FollowsRows`."""
-        self._first, self._num_known = int(self._trace.text_starts[row]), 0
+        self._row = row
+        self._first, self._num_prompt = int(self._trace.text_starts[row]), self._trace.prompts[row].num_prompt
+
+    def start(self, prompt_ids: Sequence[int], plan: DraftPlan) -> None:
+        super().start(prompt_ids, plan)
+        if self._row not in self._prompts:
+            self._know(0, len(self._context))
+            self._prompts[self._row] = self._table
+        self._table = self._prompts[self._row].copy()
 
     def commit(self, token_ids: Sequence[int], trail: Trail | None = None) -> None:
-        known, num_before = self._num_known, len(self._context)
+        known = len(self._context) - 1
         self.extend(token_ids)
-        rows = slice(self._first + known, self._first + num_before + len(token_ids) - 1)
-        self.learn(known, self._trace.top_tokens[rows].tolist(), self._trace.top_logprobs[rows].tolist())
-        self._num_known = num_before + len(token_ids) - 1
+        self._know(max(known, self._num_prompt), len(self._context) - 1)
+
+    def _know(self, start: int, end: int) -> None:
+        """Learn what the target thought behind some tokens of the text."""
+        rows = slice(self._first + start, self._first + end)
+        self.learn(start, self._trace.top_tokens[rows].tolist(), self._trace.top_logprobs[rows].tolist())
+
+
+class WarmSuffix(SuffixDrafter):
+    """Suffix decoding that reads every prompt once for all configurations.
+
+    Args:
+        store: Of earlier texts; it does not learn.
+    """
+
+    def __init__(self, store: SuffixStore) -> None:
+        super().__init__()
+        self.store = store
+        self._prompts: dict[tuple[int, int], tuple[SuffixAutomaton, tuple[int, int]]] = {}
+
+    def begin(self, row: int) -> None:
+        """See `FollowsRows`."""
+        self._row = row
+
+    def start(self, prompt_ids: Sequence[int], plan: DraftPlan) -> None:
+        known = self._row, plan.config.suffix_depth
+        if known not in self._prompts:
+            # Counts of the longest substrings serve every shorter draft.
+            deepest = replace(plan.config, draft_length=MAX_DRAFT_LENGTH)
+            super().start(prompt_ids, replace(plan, config=deepest))
+            self._prompts[known] = self._text, self._match
+        text, self._match = self._prompts[known]
+        self._text, self._context, self._config = text.copy(), list(prompt_ids), plan.config
+
+
+class WarmNgram(NgramDrafter):
+    """Prompt lookup that reads every prompt once for all configurations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._prompts: dict[
+            tuple[int, range, bool], tuple[dict[tuple[int, ...], int], dict[tuple[int, int], int]]
+        ] = {}
+
+    def begin(self, row: int) -> None:
+        """See `FollowsRows`."""
+        self._row = row
+
+    def start(self, prompt_ids: Sequence[int], plan: DraftPlan) -> None:
+        config = plan.config
+        sizes = range(config.ngram_max, config.ngram_min - 1, -1)
+        known = self._row, sizes, config.tree_shape == "trie"
+        if known not in self._prompts:
+            super().start(prompt_ids, plan)
+            self._prompts[known] = self._ends, self._earlier
+        ends, earlier = self._prompts[known]
+        self._ends, self._earlier = ends.copy(), earlier.copy()
+        self._context, self._sizes, self._config = list(prompt_ids), sizes, config
 
 
 class StoredDrafter:

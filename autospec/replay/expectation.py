@@ -92,8 +92,10 @@ def _draws(simulator: Simulator, config: SpecConfig) -> bool:
 
 def _counted(simulator: Simulator, config: SpecConfig, *, is_exact: bool) -> Expectation:
     replay = simulator.replay(config)
-    counts = (replay.per_prompt(of).astype(np.float64) for of in (None, replay.nodes, replay.accepted, replay.calls))
-    return Expectation(config, *counts, is_exact=is_exact)
+    steps, drafted, accepted, calls = (
+        replay.per_prompt(of).astype(np.float64) for of in (None, replay.nodes, replay.accepted, replay.calls)
+    )
+    return Expectation(config, steps, drafted, accepted, calls, is_exact)
 
 
 def _walked(simulator: Simulator, config: SpecConfig) -> Expectation:
@@ -124,7 +126,8 @@ def _walked(simulator: Simulator, config: SpecConfig) -> Expectation:
     per_position = (np.ones_like(chance), table.nodes, survival[..., 1:].sum(axis=2), table.calls)
     sums = ((chance * of).sum(axis=0) for of in per_position)
     prompts, num = trace.prompt_of, len(trace.prompts)
-    return Expectation(config, *(np.bincount(prompts, one, minlength=num) for one in sums), is_exact=False)
+    steps, drafted, accepted, calls = (np.bincount(prompts, one, minlength=num).astype(np.float64) for one in sums)
+    return Expectation(config, steps, drafted, accepted, calls, is_exact=False)
 
 
 def _step(simulator: Simulator, config: SpecConfig, limit: int) -> tuple[Weights, StepTable]:

@@ -18,9 +18,10 @@ from autospec.engine.drafters import (
     RecyclingDrafter,
     SuffixDrafter,
 )
+from autospec.engine.drafters.suffix import SuffixStore
 from autospec.engine.termination import Stopping
 from autospec.errors import ReplayError
-from autospec.replay.drafts import FollowsRows, RecordedRecycling
+from autospec.replay.drafts import FollowsRows, RecordedRecycling, WarmNgram, WarmSuffix
 from autospec.replay.tables import StepTable
 from autospec.replay.trace import Trace
 
@@ -37,9 +38,9 @@ def made_of(source: str, trace: Trace) -> Drafter | None:
     """Make a drafter that needs nothing but its source; None where it needs more."""
     match source:
         case "ngram":
-            return NgramDrafter()
+            return WarmNgram()
         case "suffix":
-            return SuffixDrafter()
+            return WarmSuffix(SuffixStore())
         case "recycling":
             return RecordedRecycling(trace)
     return None
@@ -55,7 +56,9 @@ def lookup_of(drafter: Drafter, trace: Trace, name: str) -> Drafter:
         return RecordedRecycling(trace)
     if isinstance(drafter, SuffixDrafter) and drafter.learns:
         raise ReplayError(f"a drafter that is replayed must begin every prompt in one state, but {name!r} learns")
-    return drafter
+    if type(drafter) is SuffixDrafter:
+        return WarmSuffix(drafter.store)
+    return WarmNgram() if type(drafter) is NgramDrafter else drafter
 
 
 class ChainTables:

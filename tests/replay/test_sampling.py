@@ -45,10 +45,8 @@ def live(pair: SpeculativeDecoder, trace: Trace, row: int, config: SpecConfig, s
 
 def random_config(numbers: random.Random) -> SpecConfig:
     while True:
-        drafter = numbers.choice(
-            ("draft", "early_exit", "ngram", "suffix", "recycling", "ngram+draft", "suffix+draft")
-        )
-        is_model = drafter in ("draft", "early_exit")
+        drafter = numbers.choice(("draft", "draft", "ngram", "suffix", "recycling", "ngram+draft", "suffix+draft"))
+        is_model = drafter == "draft"
         shapes = ("chain", "static", "beam", "best_first") if is_model else ("chain", "trie")
         try:
             return SpecConfig(

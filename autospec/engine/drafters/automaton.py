@@ -7,6 +7,8 @@ tokens only; what is drafted from it stands in `suffix`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from copy import copy
+from typing import Self
 
 
 class SuffixAutomaton:
@@ -28,6 +30,14 @@ class SuffixAutomaton:
         self.recent: list[int] = [-1]  # number of the token, over all texts, at which it last ended
         self._num_tokens = 0
         self.begin()
+
+    def copy(self) -> Self:
+        """Return another that knows the same and grows on its own."""
+        made = copy(self)
+        made.follow = [tokens.copy() for tokens in self.follow]
+        for name in ("link", "length", "count", "recent"):
+            setattr(made, name, getattr(self, name).copy())
+        return made
 
     def begin(self) -> None:
         """Start another text: no substring reaches from the last one into it."""

@@ -161,12 +161,11 @@ def _prediction_lines(result: TuningResult) -> Iterator[str]:
     predicted = result.predicted
     if predicted is None or predicted.error is None:
         return
-    error = predicted.error
+    error, num = predicted.error.uncorrected, predicted.error.uncorrected.num_pairs
     rank = "" if error.rank_correlation is None else f", rank correlation {error.rank_correlation:.2f}"
-    behind = "" if error.regret is None else f", the first choice {error.regret:.1%} behind the best"
     yield (
-        f"predictions of {error.num_configs} measured configurations: off by {error.tokens_per_second_mape:.1%} "
-        f"(noise {error.noise:.1%}){rank}{behind}"
+        f"predictions of {num} measured configurations: off by {error.tokens_per_second_mape:.1%} "
+        f"(noise {predicted.noise:.1%}){rank}, the first choice {error.regret:.1%} behind the best"
     )
 
 

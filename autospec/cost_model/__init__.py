@@ -2,7 +2,6 @@
 
 from autospec.cost_model.acceptance import AcceptanceModel, fit_acceptance
 from autospec.cost_model.closed_forms import Independence, independence
-from autospec.cost_model.errors import PredictionError
 from autospec.cost_model.predictor import Prediction, Predictor
 from autospec.cost_model.residual import Residual
 from autospec.cost_model.steps import StepCosts
@@ -14,7 +13,6 @@ __all__ = [
     "CrossValidation",
     "Independence",
     "Prediction",
-    "PredictionError",
     "Predictor",
     "Residual",
     "StepCosts",

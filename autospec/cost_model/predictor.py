@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autospec.config import SpecConfig
-from autospec.cost_model.errors import PredictionError, mape, rank_correlation, regret
 from autospec.cost_model.residual import Residual
 from autospec.cost_model.steps import StepCosts
 from autospec.errors import MeasurementError, ReplayError
@@ -89,54 +88,6 @@ class Predictor:
         Configurations that cannot be predicted teach nothing.
         """
         self._residual.fit(*self.errors(measurements))
-
-    def assess(self, measurements: Sequence[Measurement], noise_floor: float) -> PredictionError | None:
-        """Return how far predictions were off that had learnt nothing; None where nothing was predicted and measured.
-
-        Args:
-            measurements: Live ones, of prompts of the trace.
-            noise_floor: Coefficient of variation of one timing.
-        """
-        features, errors, counts = self.errors(measurements)
-        if not len(errors):
-            return None
-        configs = self._measured(measurements)
-        prices = [price for price in map(self.uncorrected, configs) if price is not None]
-        measured = np.array([np.mean([value for _, value in configs[price.config]]) for price in prices])
-        # Only configurations that were measured on all prompts can be put in an order.
-        whole = [len({row for row, _ in configs[price.config]}) == len(self.prompt_ids) for price in prices]
-        ranked, predicted = measured[whole], (measured - errors)[whole]
-        steps = [step for price in prices for step in self._step_errors(price, measurements)]
-        left_out = [self._left_out(features, errors, counts, row) for row in range(len(errors))]
-        return PredictionError(
-            num_configs=len(prices),
-            step_seconds_mape=mape(steps),
-            tokens_per_second_mape=mape(errors),
-            rank_correlation=rank_correlation(predicted, ranked),
-            regret=regret(predicted, ranked) if len(ranked) else None,
-            corrected_mape=mape(left_out) if len(errors) > 1 else None,
-            noise=noise_floor * float(np.sqrt(2.0 / counts.mean())),
-        )
-
-    def _step_errors(self, price: Prediction, measurements: Sequence[Measurement]) -> list[float]:
-        """Return the logarithm of predicted over measured seconds of a step, one for the configuration."""
-        places = {prompt_id: row for row, prompt_id in enumerate(self.prompt_ids)}
-        ratios = []
-        for one in measurements:
-            if one.config == price.config and one.prompt_id in places and one.stats.num_steps:
-                plain = (one.baseline_seconds - one.baseline_prefill_seconds) / (one.baseline_num_tokens - 1)
-                step = (one.seconds - one.prefill_seconds) / one.stats.num_steps
-                ratios.append(float(np.log(price.step_seconds[places[one.prompt_id]] / (step / plain))))
-        return [float(np.mean(ratios))] if ratios else []
-
-    @staticmethod
-    def _left_out(features: Floats, errors: Floats, counts: NDArray[np.int64], row: int) -> float:
-        """Return the error of a prediction that was corrected by all other configurations."""
-        others = np.arange(len(errors)) != row
-        if not others.any():
-            return float(errors[row])
-        shift, _ = Residual().fit(features[others], errors[others], counts[others]).predict(features[row : row + 1])
-        return float(errors[row] - shift[0])
 
     def errors(self, measurements: Iterable[Measurement]) -> tuple[Floats, Floats, NDArray[np.int64]]:
         """Return how far uncorrected predictions were off, by configuration.

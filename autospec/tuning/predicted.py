@@ -12,7 +12,7 @@ from autospec.config import SpecConfig
 from autospec.records import Measurement
 
 if TYPE_CHECKING:
-    from autospec.cost_model import PredictionError
+    from autospec.cost_model import CrossValidation, Independence
     from autospec.tuning.preparing import Preparation
 
 
@@ -38,19 +38,24 @@ class Predicted:
     Args:
         num_asked: Configurations that were to be priced.
         num_priced: Of them those that could be.
-        error: Of uncorrected predictions, on the trials of the search.
-        held_out: What came of them on held-out prompts.
+        error: Of predictions, on configurations that the search measured on all its prompts; None without any.
+        noise: Of the mean over prompts that each of these was compared with: errors below it say nothing.
+        held_out: What came of predictions on held-out prompts.
+        independence: Of each drafter, how far the field's closed form is off, which takes acceptance for independent.
     """
 
     num_asked: int
     num_priced: int
-    error: PredictionError | None
+    error: CrossValidation | None
+    noise: float
     held_out: tuple[HeldOut, ...]
+    independence: tuple[Independence, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Return what `result.json` holds under `cost_model_error`."""
         return {
             **({} if self.error is None else self.error.to_json()),
+            "noise": self.noise,
             "num_priced": self.num_priced,
             "num_asked": self.num_asked,
             "held_out": [
@@ -62,6 +67,7 @@ class Predicted:
                 }
                 for one in self.held_out
             ],
+            "independence": [one.to_json() for one in self.independence],
         }
 
 
@@ -93,13 +99,27 @@ def look_back(prepared: Preparation, measurements: Sequence[Measurement], noise_
         measurements: Of the whole run.
         noise_floor: Coefficient of variation of one timing.
     """
-    search = [one for one in measurements if one.stage == "search"]
+    from autospec.cost_model import cross_validate
+
+    search = _whole([one for one in measurements if one.stage == "search" and not one.config.is_off], prepared)
     return Predicted(
-        prepared.guide.num_asked,
-        prepared.guide.num_priced,
-        prepared.predictor.assess(search, noise_floor),
-        tuple(_held_out(prepared, [one for one in measurements if one.stage == "confirm"])),
+        num_asked=prepared.guide.num_asked,
+        num_priced=prepared.guide.num_priced,
+        error=cross_validate(prepared.predictor, search) if search else None,
+        noise=noise_floor * math.sqrt(2.0 / max(len(prepared.predictor.prompt_ids), 1)),
+        held_out=tuple(_held_out(prepared, [one for one in measurements if one.stage == "confirm"])),
+        independence=prepared.independence,
     )
+
+
+def _whole(search: Sequence[Measurement], prepared: Preparation) -> list[Measurement]:
+    """Return measurements of configurations that were predicted and measured on all prompts: these can be ranked."""
+    seen: dict[SpecConfig, set[str]] = {}
+    for one in search:
+        seen.setdefault(one.config, set()).add(one.prompt_id)
+    wanted = set(prepared.predictor.prompt_ids)
+    whole = {config for config, ids in seen.items() if wanted and ids >= wanted}
+    return [one for one in search if one.config in whole and prepared.predictor.uncorrected(one.config) is not None]
 
 
 def _held_out(prepared: Preparation, confirmed: Sequence[Measurement]) -> list[HeldOut]:

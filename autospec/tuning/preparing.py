@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autospec.config import SpecConfig
-from autospec.cost_model import Predictor
+from autospec.cost_model import Independence, Predictor, independence
 from autospec.errors import MeasurementError, ProfileError, ReplayError
 from autospec.profiling import HardwareProfile, ProfileSettings, find_profile, key_of, profile, profile_path
 from autospec.records import Prompt
@@ -46,11 +46,13 @@ class Preparation:
         guide: To the space.
         space: With optimal trees made for what was recorded.
         predictor: Behind the guide.
+        independence: How far the field's closed form is off, for each drafter whose chains are recorded.
     """
 
     guide: Guide
     space: SearchSpace
     predictor: Predictor
+    independence: tuple[Independence, ...] = ()
 
 
 def prepare(task: Task, log: MeasurementLog, measurer: Measurer, prompts: Sequence[Prompt]) -> Preparation | None:
@@ -82,7 +84,7 @@ def prepare(task: Task, log: MeasurementLog, measurer: Measurer, prompts: Sequen
         return None
     told = tuple((one.config, math.exp(one.log_speedup)) for one in guide.ranked()[:3])
     task.on_event(Guided(guide.num_asked, guide.num_priced, told, costs.noise.spread))
-    return Preparation(guide, space, predictor)
+    return Preparation(guide, space, predictor, _independence(simulator, space))
 
 
 def _trace(task: Task, prompts: Sequence[Prompt], space: SearchSpace) -> tuple[Trace, Recorder]:
@@ -183,6 +185,17 @@ def _by_rank(trace: Trace, space: SearchSpace) -> dict[str, list[float]]:
         return {}
     names = {str(value) for value in _values(space, "drafter")}
     return {name: rank_acceptance(trace, name).tolist() for name in sorted(names) if trace.key_of(name) is not None}
+
+
+def _independence(simulator: Simulator, space: SearchSpace) -> tuple[Independence, ...]:
+    names = sorted({part for choice in _values(space, "drafter") for part in str(choice).split("+")})
+    found = []
+    for name in names:
+        try:
+            found.append(independence(simulator, name))
+        except ReplayError:  # not recorded, or not so deep: there is nothing to compare
+            continue
+    return tuple(found)
 
 
 def _guide(task: Task, log: MeasurementLog, predictor: Predictor, space: SearchSpace) -> Guide:

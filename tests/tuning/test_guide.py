@@ -28,7 +28,7 @@ class Planted:
 
     def __init__(self, values: Values, categories: tuple[str, ...] = ("code", "prose"), spread: float = 0.0) -> None:
         self.values, self.categories, self.spread = values, categories, spread
-        self.shift, self.taught = 0.0, list[Measurement]()
+        self.shift, self.taught, self.prompt_ids = 0.0, list[Measurement](), ()
 
     def uncorrected(self, config: SpecConfig) -> Prediction | None:
         values = self.values(config)
@@ -54,9 +54,6 @@ class Planted:
             if (known := self.uncorrected(one.config)) is not None
         ]
         self.shift = float(np.mean(errors)) if errors else 0.0
-
-    def assess(self, measurements: Sequence[Measurement], noise_floor: float) -> None:
-        """Say nothing."""
 
 
 def draft(length: int, **knobs: Any) -> SpecConfig:
@@ -142,7 +139,9 @@ def guided(fakes: SimpleNamespace, bias: float, num_priced: int = 10_000) -> Cal
             return [math.log(fakes.peak(config, "code")) + bias] * 2 if config in known else None
 
         predictor = Planted(values)
-        return SimpleNamespace(guide=Guide(predictor, configs, True), space=space, predictor=predictor)
+        return SimpleNamespace(
+            guide=Guide(predictor, configs, True), space=space, predictor=predictor, independence=()
+        )
 
     return prepare
 

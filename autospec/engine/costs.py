@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from autospec.engine.calibration import AcceptanceCalibration
-from autospec.errors import MeasurementError
+from autospec.errors import ConfigError, MeasurementError
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,38 @@ class CostCurve:
         tokens = [place for place, _ in self.target_points]
         assert tokens == sorted(set(tokens)), tokens
         assert not tokens or tokens[0] == 1, tokens
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        points = [list(point) for point in self.target_points]
+        acceptance = None if self.acceptance is None else self.acceptance.to_json()
+        return {**asdict(self), "target_points": points, "acceptance": acceptance}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Build from `to_json`.
+
+        Raises:
+            ConfigError: It is no such mapping, or what it holds cannot be costs.
+        """
+        names = {one.name for one in fields(cls)}
+        rule = f"costs must hold exactly {sorted(names)}, numbers of at least 0"
+        if not isinstance(values, Mapping) or set(values) != names:
+            raise ConfigError(f"{rule}, but got {values!r:.120}")
+        plain = {name: values[name] for name in ("target", "target_per_token", "draft")}
+        points, acceptance = values["target_points"], values["acceptance"]
+        if not isinstance(points, list) or not all(isinstance(one, list) and len(one) == 2 for one in points):
+            raise ConfigError(f"{rule}, and `target_points` pairs of tokens and seconds, but got {points!r:.120}")
+        if not all(_is_cost(one) for one in (*plain.values(), *(one for point in points for one in point))):
+            raise ConfigError(f"{rule}, but got {values!r:.120}")
+        tokens = [place for place, _ in points]
+        if points and (tokens[0] != 1 or tokens != sorted(set(tokens))):
+            raise ConfigError(f"`target_points` must begin with 1 token and ascend, but got {tokens}")
+        return cls(
+            **{name: float(value) for name, value in plain.items()},
+            target_points=tuple((int(place), float(seconds)) for place, seconds in points),
+            acceptance=None if acceptance is None else AcceptanceCalibration.from_json(acceptance),
+        )
 
     @property
     def marginal(self) -> float:
@@ -64,3 +98,7 @@ class CostCurve:
 
 # Until a device is profiled: what small drafters cost beside their targets in the literature.
 CONSTANT_COSTS = CostCurve(target=1.0, target_per_token=0.02, draft=0.08)
+
+
+def _is_cost(value: Any) -> bool:
+    return type(value) in (int, float) and 0.0 <= value < np.inf

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import autospec
 from autospec.comparison import one_sided, speedup
 from autospec.config import SpecConfig
+from autospec.engine.costs import CostCurve
 from autospec.policy.parts import Evidence, Quality, Reproduction, Row, TunedWorkload
 from autospec.policy.policy import Policy
 from autospec.records import Measurement, StepStats, Workload
@@ -65,7 +66,14 @@ def build_policy(
         rows=tuple(rows),
         reproduce=reproduce,
         tokenizer=_tokenizer(decoder),
+        costs=_costs(decoder, rows),
     )
+
+
+def _costs(decoder: SpeculativeDecoder, rows: Sequence[Row]) -> dict[str, CostCurve]:
+    """Return the costs that the rows' stopping rule read while they were measured; none where no row has it."""
+    readers = {row.config.drafter for row in rows if row.config.stop_rule == "cost_aware"}
+    return {name: decoder.costs[name] for name in sorted(readers) if name in decoder.costs}
 
 
 def _tokenizer(decoder: SpeculativeDecoder) -> ModelSource | None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autospec.config import SamplingParams, SpecConfig
+from autospec.engine.costs import CostCurve
 from autospec.errors import AutospecWarning, PolicyError
 from autospec.policy import schema
 from autospec.policy.differences import device_differences, model_differences, running_differences
@@ -45,6 +46,7 @@ class Policy:
         rows: The table.
         reproduce: How it was made.
         tokenizer: Where the tokenizer comes from; None: it is the target's own.
+        costs: Drafter to what its steps cost, for the cost-aware stopping rule; constants stand in for others.
 
     Raises:
         PolicyError: Two rows speak about the same situation, or a row names a drafter that is not there.
@@ -59,6 +61,7 @@ class Policy:
     rows: tuple[Row, ...]
     reproduce: Reproduction
     tokenizer: ModelSource | None = None
+    costs: Mapping[str, CostCurve] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         faults = []
@@ -143,6 +146,7 @@ class Policy:
             trust_remote_code=trust_remote_code,
             allow_import=allow_import,
         )
+        decoder.costs = dict(self.costs)
         running = device_fingerprint(decoder.target.device, decoder.target.dtype)
         for difference in running_differences(self.device, running):
             warnings.warn(difference, AutospecWarning, stacklevel=2)
@@ -165,6 +169,7 @@ class Policy:
             "target": asdict(self.target),
             "drafters": {name: asdict(model) for name, model in self.drafters.items()},
             "tokenizer": self.tokenizer and asdict(self.tokenizer),
+            "costs": {name: curve.to_json() for name, curve in sorted(self.costs.items())},
             "dtype": self.dtype,
             "device": dict(self.device),
             "workload": {**asdict(self.workload), "categories": list(self.workload.categories)},
@@ -192,6 +197,7 @@ class Policy:
             rows=tuple(Row.from_json(row) for row in values["rows"]),
             reproduce=Reproduction(**values["reproduce"]),
             tokenizer=values["tokenizer"] and ModelSource(**values["tokenizer"]),
+            costs={name: CostCurve.from_json(curve) for name, curve in values["costs"].items()},
         )
 
     def save(self, path: str | Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from autospec.checks import Built, ListOf, MapOf, Nullable, Number, Record, Scalar, Text
 from autospec.config import SamplingParams, SpecConfig
+from autospec.engine.costs import CostCurve
 from autospec.errors import AutospecWarning, PolicyError
 
 SCHEMA_VERSION = 3
@@ -78,6 +79,7 @@ POLICY = Record(
         "target": _MODEL,
         "drafters": MapOf(_MODEL),
         "tokenizer": Nullable(_MODEL),
+        "costs": MapOf(Built(CostCurve.from_json)),
         "dtype": Text(),
         "device": MapOf(Scalar()),
         "workload": Record({"name": Text(), "content_hash": Text(), "categories": ListOf(Text())}),
@@ -124,9 +126,10 @@ def _from_version_1(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_version_2(document: dict[str, Any]) -> dict[str, Any]:
-    """Add what came with version 3: bounds on what lossy rules lose, of which there were none."""
+    """Add what came with version 3: bounds on what lossy rules lose, and costs, of which there were none."""
     rows = document.get("rows")
-    return {**document, "rows": [_with_bounds(row) for row in rows]} if isinstance(rows, list) else dict(document)
+    bounded = {"rows": [_with_bounds(row) for row in rows]} if isinstance(rows, list) else {}
+    return {"costs": {}, **document, **bounded}
 
 
 def _with_bounds(row: Any) -> Any:

@@ -10,6 +10,7 @@ import pytest
 from autospec import pocket
 from autospec.comparison import Bound
 from autospec.config import SpecConfig
+from autospec.engine.costs import CostCurve
 from autospec.policy import (
     Choice,
     ModelSource,
@@ -17,6 +18,7 @@ from autospec.policy import (
     Reproduction,
     build_policy,
     evidence_from,
+    load_policy,
     quality_from,
     reproduction,
 )
@@ -79,7 +81,7 @@ def decoder(tmp_path, monkeypatch):
         "draft": SimpleNamespace(source=str(draft), model=model(str(draft))),
         "hub": SimpleNamespace(source="some/model", model=model("some/model", commit="abc")),
     }
-    return SimpleNamespace(target=model(str(target)), drafters=drafters, text=None)
+    return SimpleNamespace(target=model(str(target)), drafters=drafters, text=None, costs={})
 
 
 def build(decoder, workload, by_category):
@@ -182,3 +184,15 @@ def test_what_a_lossy_rule_loses_is_bounded_over_prompts_and_survives_its_way_th
 def test_evidence_is_about_one_configuration():
     with pytest.raises(ValueError, match="about one configuration"):
         evidence_from([])
+
+
+def test_the_costs_that_a_row_reads_go_with_the_policy(decoder, workload, tmp_path):
+    decoder.costs = {"draft": CostCurve(2.0, 0.1, 0.5, ((1, 2.0), (4, 2.5))), "ngram": CostCurve(2.0, 0.1, 0.0)}
+    assert build(decoder, workload, {}).costs == {}  # neither row draws its length from costs
+    aware = SpecConfig("draft", 8, stop_rule="cost_aware")
+    policy = build_policy(
+        decoder, workload, {"device_kind": "cpu"}, Choice(aware), {}, Reproduction("autospec tune", 3, "0.1.0", "2026")
+    )
+    assert policy.costs == {"draft": decoder.costs["draft"]}
+    policy.save(tmp_path / "policy.json")
+    assert load_policy(tmp_path / "policy.json").costs == policy.costs

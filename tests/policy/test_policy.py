@@ -188,7 +188,7 @@ def test_unknown_fields_are_refused_with_the_nearest_name(policy, write):
     with pytest.raises(PolicyError) as caught:
         load_policy(write(document))
     assert "`rows[0].batchsize` is not a field of this schema version; did you mean `batch_size`?" in str(caught.value)
-    assert "`colour` is not a field of this schema version; known are ['device'," in str(caught.value)
+    assert "`colour` is not a field of this schema version; known are ['costs', 'device'," in str(caught.value)
 
 
 def test_a_newer_schema_version_is_named_before_anything_else(policy, write):

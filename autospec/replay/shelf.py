@@ -31,8 +31,16 @@ class Shelf:
         self._stops: dict[tuple[object, ...], NDArray[np.int64]] = {}
         self._layers: dict[tuple[object, ...], Layers] = {}
 
-    def limits(self, key: str, length: int) -> NDArray[np.int64]:
-        """Return the deepest draft at every position where at most `length` tokens are asked for: [positions]."""
+    def limits(self, key: str, length: int | NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the deepest draft at every position where at most `length` tokens are asked for.
+
+        Args:
+            key: Of the drafter.
+            length: One length, or [lengths, 1].
+
+        Returns:
+            [positions] or [lengths, positions].
+        """
         return np.minimum(np.minimum(self.most, length), self.trace.forests[key].caps)
 
     def chain(self, key: str, config: SpecConfig, depth: int) -> Chains:

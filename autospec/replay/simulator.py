@@ -153,7 +153,9 @@ class Simulator:
 
     def tables(self, config: SpecConfig) -> StepTable:
         """Return the steps under every draft length up to the configuration's: [draft_length + 1, positions]."""
-        return StepTable.stack([self._table(config, limit) for limit in range(config.draft_length + 1)])
+        if config.tree_paths:
+            return StepTable.stack([self._table(config, limit) for limit in range(config.draft_length + 1)])
+        return self._table(config, np.arange(config.draft_length + 1)[:, None])
 
     def _refuse(self, config: SpecConfig) -> None:
         rule = config.accept_rule
@@ -225,15 +227,21 @@ class Simulator:
         """Return under which name a drafter was recorded; None where its rows were not."""
         return self.trace.key_of(name, config.exit_layer, config.draft_temperature)
 
-    def _table(self, config: SpecConfig, limit: int) -> StepTable:
+    def _table(self, config: SpecConfig, limit: int | NDArray[np.int64]) -> StepTable:
         parts = [self.part(config, name, limit) for name in config.drafter_names]
         table = parts[0]
         for part in parts[1:]:
             table = table.or_else(part)
         return table
 
-    def part(self, config: SpecConfig, name: str, limit: int) -> StepTable:
-        """Return the steps of one of the drafters, those of a combination included, under one limit: [positions]."""
+    def part(self, config: SpecConfig, name: str, limit: int | NDArray[np.int64]) -> StepTable:
+        """Return the steps of one of the drafters of a configuration: [positions], or [limits, positions].
+
+        Args:
+            config: What is drafted.
+            name: Of the drafter.
+            limit: Longest draft; or [limits, 1] several.
+        """
         key = self.key_of(config, name)
         if key is None:
             return self._looked_up(config, name, np.minimum(self.shelf.most, limit))
@@ -243,13 +251,13 @@ class Simulator:
             return chains.table(np.minimum(self.shelf.stops(key, config, config.draft_length), limits))
         if config.tree_shape in ("static", "optimal"):
             self.shelf.check_width(key, config)
-            forest, places = self.trace.forests[key], np.arange(len(limits))
+            forest, places = self.trace.forests[key], np.arange(self.trace.num_positions)
             wanted = wanted_of(self.trace, places, limits)
             sampling = config.draft_sampling(self.trace.sampling)
             if sampling.is_greedy or (sampling.top_k == 0 and sampling.top_p == 1.0):
                 return follow_ranks(forest, config, wanted, limits)
             return grow_paths(forest, config, wanted, limits, places)
-        table, places = self.shelf.layers(key, config).table, np.arange(len(limits))
+        table, places = self.shelf.layers(key, config).table, np.arange(self.trace.num_positions)
         return StepTable(*(getattr(table, one.name)[limits, places] for one in fields(table)))
 
     def _looked_up(self, config: SpecConfig, name: str, limits: NDArray[np.int64]) -> StepTable:

@@ -64,11 +64,12 @@ class StepTable:
         return StepTable(**values)
 
     def cut(self, limits: NDArray[np.int64]) -> StepTable:
-        """Return the steps of chains cut to a length: [positions]; of drafters without forwards."""
+        """Return the steps of chains cut to lengths: [..., positions]; of drafters without forwards."""
         nodes = np.minimum(self.nodes, limits).astype(np.int16)
         accepted = np.minimum(self.accepted, nodes)
         tested = (accepted + (accepted < nodes)).astype(np.int16)
-        return StepTable(nodes, nodes, accepted, tested, self.calls, self.run, self.is_missing)
+        same = (np.broadcast_to(part, nodes.shape) for part in (self.calls, self.run, self.is_missing))
+        return StepTable(nodes, nodes, accepted, tested, *same)
 
     def put(self, position: int, tree: TokenTree, wanted: Sequence[int]) -> int:
         """Enter a draft and return how many of its tokens are accepted.
@@ -78,12 +79,14 @@ class StepTable:
             tree: The draft.
             wanted: What the target writes from there on, at least as many tokens as the draft is deep.
         """
-        self.nodes[position], self.depth[position] = tree.num_nodes, tree.depth
-        node, count = -1, 0
-        while count < len(wanted) and (child := tree.child(node, wanted[count])) is not None:
-            node, count = child, count + 1
-        self.accepted[position] = count
-        self.tested[position] = count + (node in tree.parents)
+        depths, node, count = list[int](), -1, 0
+        for place, (parent, token) in enumerate(zip(tree.parents, tree.token_ids.tolist(), strict=True)):
+            depths.append(1 if parent < 0 else depths[parent] + 1)
+            # Nodes come behind their parents, so what the target takes next is still to come.
+            if parent == node and count < len(wanted) and token == wanted[count]:
+                node, count = place, count + 1
+        self.nodes[position], self.depth[position] = len(depths), max(depths, default=0)
+        self.accepted[position], self.tested[position] = count, count + (node in tree.parents)
         return count
 
 

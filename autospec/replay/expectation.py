@@ -126,8 +126,8 @@ def _walked(simulator: Simulator, config: SpecConfig) -> Expectation:
     per_position = (np.ones_like(chance), table.nodes, survival[..., 1:].sum(axis=2), table.calls)
     sums = ((chance * of).sum(axis=0) for of in per_position)
     prompts, num = trace.prompt_of, len(trace.prompts)
-    steps, drafted, accepted, calls = (np.bincount(prompts, one, minlength=num).astype(np.float64) for one in sums)
-    return Expectation(config, steps, drafted, accepted, calls, is_exact=False)
+    total, drafted, accepted, calls = (np.bincount(prompts, one, minlength=num).astype(np.float64) for one in sums)
+    return Expectation(config, total, drafted, accepted, calls, is_exact=False)
 
 
 def _step(simulator: Simulator, config: SpecConfig, limit: int) -> tuple[Weights, StepTable]:

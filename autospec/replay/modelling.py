@@ -20,8 +20,9 @@ from autospec.engine.decoder import SpeculativeDecoder
 from autospec.engine.model import CausalLM
 from autospec.engine.sampling import Use, pick, to_probs, uniform
 from autospec.errors import ReplayError
-from autospec.replay.branching import grow_layers, grow_paths
+from autospec.replay.branching import grow_layers
 from autospec.replay.forest import DraftForest, Drawn, Ints, Rows
+from autospec.replay.ranking import grow_paths
 from autospec.replay.running import TextRunner, draft_model, rows_of
 from autospec.replay.shelf import wanted_of
 from autospec.replay.trace import Trace

@@ -17,9 +17,9 @@ from autospec.engine.costs import CONSTANT_COSTS, CostCurve
 from autospec.engine.drafters import CombinedDrafter, Drafter
 from autospec.errors import ReplayError, ReplayMiss
 from autospec.records import StepStats
-from autospec.replay.branching import follow_ranks, grow_paths
 from autospec.replay.drafts import Extender, RecordedDrafter, StoredDrafter
 from autospec.replay.following import Follower
+from autospec.replay.ranking import follow_ranks, grow_paths
 from autospec.replay.recorder import Recorder
 from autospec.replay.shelf import Shelf, wanted_of
 from autospec.replay.tables import StepTable

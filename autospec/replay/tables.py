@@ -68,8 +68,8 @@ class StepTable:
         nodes = np.minimum(self.nodes, limits).astype(np.int16)
         accepted = np.minimum(self.accepted, nodes)
         tested = (accepted + (accepted < nodes)).astype(np.int16)
-        same = (np.broadcast_to(part, nodes.shape) for part in (self.calls, self.run, self.is_missing))
-        return StepTable(nodes, nodes, accepted, tested, *same)
+        calls, run = (np.broadcast_to(part, nodes.shape) for part in (self.calls, self.run))
+        return StepTable(nodes, nodes, accepted, tested, calls, run, np.broadcast_to(self.is_missing, nodes.shape))
 
     def put(self, position: int, tree: TokenTree, wanted: Sequence[int]) -> int:
         """Enter a draft and return how many of its tokens are accepted.

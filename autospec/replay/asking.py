@@ -62,6 +62,7 @@ class Asking:
             self._draw(key, replace(config, draft_length=limit))
             return
         forest = self.trace.forests[key]
+        forest.caps = forest.caps.copy()  # those of a loaded trace cannot be written to
         grafts, row = Grafts(forest, sampling), -1
         whole = config if config.stop_rule == "cumulative" else replace(config, stop_rule="static")
         for position, tree, seen in self._drafts(self._drafter(key), whole, positions, limit):

@@ -33,7 +33,8 @@ class Seen:
 
 def can_watch(drafter: Drafter) -> bool:
     """Tell whether a drafter grows its drafts by `autospec.engine.growth`, so that its rows can be seen."""
-    return drafter.has_probs and set(MODEL_SHAPES) <= set(drafter.shapes) and hasattr(drafter, "expand")
+    can_expand = hasattr(drafter, "expand") and hasattr(drafter, "__dict__")
+    return drafter.has_probs and set(MODEL_SHAPES) <= set(drafter.shapes) and can_expand
 
 
 @contextmanager

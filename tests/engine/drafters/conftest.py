@@ -27,7 +27,7 @@ from autospec.engine.model import CausalLM
 from autospec.engine.session import Job, Session
 from autospec.engine.termination import Stopping
 from autospec.engine.tree import TokenTree
-from autospec.errors import ConfigError
+from autospec.errors import ConfigError, ReplayMiss
 from autospec.replay import RecordedPrompt, Recorder, RecordingBudget, Simulator, Trace
 from autospec.rules import ACCEPT_RULES, STOP_RULES
 
@@ -181,6 +181,20 @@ class Checks:
                 assert counts.position_tested == output.stats.position_tested
                 assert counts.position_accepted == output.stats.position_accepted
                 assert counts.num_steps == output.stats.num_steps
+
+    def check_replay_on_demand(self, target: CausalLM, drafter: Drafter, folder: Path) -> None:
+        """What a loaded trace does not hold is added to it: deeper and wider drafts than were recorded."""
+        recorder = Recorder(SpeculativeDecoder(target, {"drafter": drafter}), RecordingBudget(1, 4, 0))
+        prompts = [RecordedPrompt(str(row), "x", tuple(prompt)) for row, prompt in enumerate(self.prompts)]
+        trace = Trace.load(recorder.record(prompts, self.num_tokens).save(folder))
+        for shape in ({}, {"tree_shape": "static", "tree_paths": PATHS}, {"tree_shape": "beam", "tree_nodes": 9}):
+            config = SpecConfig("drafter", 5, **shape)
+            with pytest.raises(ReplayMiss):
+                Simulator(trace).replay(config)
+            replay = Simulator(trace, recorder=recorder).replay(config)
+            for row, output in enumerate(self.generate(target, drafter, config, GREEDY)):
+                assert replay.stats(row).num_drafted == output.stats.num_drafted
+                assert replay.stats(row).position_accepted == output.stats.position_accepted
 
     def check_distribution(
         self, target: CausalLM, drafter: Drafter, config: SpecConfig, chi_square: Any, num_seeds: int = 500

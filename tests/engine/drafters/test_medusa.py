@@ -78,6 +78,10 @@ def test_laws(law: Any, target: CausalLM, drafter: Drafter, config: SpecConfig) 
     law(target, drafter, config)
 
 
+def test_what_a_trace_lacks_is_added(target: CausalLM, drafter: Drafter, checks: Any, tmp_path: Path) -> None:
+    checks.check_replay_on_demand(target, drafter, tmp_path)
+
+
 def test_the_distribution_is_the_target_s(
     drawn: SpecConfig, tiny_model: Any, checks: Any, chi_square: Any, tmp_path: Path
 ) -> None:

@@ -102,3 +102,8 @@ CONSTANT_COSTS = CostCurve(target=1.0, target_per_token=0.02, draft=0.08)
 
 def _is_cost(value: Any) -> bool:
     return type(value) in (int, float) and 0.0 <= value < np.inf
+
+
+def costs_of(costs: Mapping[str, CostCurve], drafter: str) -> CostCurve:
+    """Return a drafter's costs, or constants where there are none."""
+    return costs.get(drafter, CONSTANT_COSTS)

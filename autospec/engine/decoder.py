@@ -15,7 +15,7 @@ import torch
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.cache import KVCache
-from autospec.engine.costs import CONSTANT_COSTS, CostCurve
+from autospec.engine.costs import CostCurve, costs_of
 from autospec.engine.drafters import ChecksConfig, CombinedDrafter, Drafter
 from autospec.engine.loading import LoadContext, load_drafter, load_text
 from autospec.engine.model import CausalLM, PreTrainedModel, load_model
@@ -242,7 +242,7 @@ class SpeculativeDecoder:
         if not isinstance(chosen, SpecConfig):
             chosen = chosen.choose(batch_size=1, context_length=len(prompt_ids), category=category)
         self.check(chosen)
-        seed, costs = options.sampling.seed + row, self.costs.get(chosen.drafter, CONSTANT_COSTS)
+        seed, costs = options.sampling.seed + row, costs_of(self.costs, chosen.drafter)
         sampling = replace(options.sampling, seed=seed)
         return Job(tuple(prompt_ids), chosen, sampling, seed, options.max_new_tokens, costs)
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autospec.config import SpecConfig
+from autospec.engine.costs import costs_of
 from autospec.engine.termination import heuristic_length
 from autospec.errors import ReplayError
 from autospec.replay.simulator import Simulator
@@ -180,5 +181,7 @@ def _kept(simulator: Simulator, config: SpecConfig, key: str, limit: int) -> Wei
     entropies = drawn.entropies[:, 0][along]
     nothing = np.zeros(len(along), dtype=np.int32)
     text = Chains(trace.next_tokens[along], probs, entropies, nothing, nothing)
-    reach = np.minimum(text.stops(config, simulator.costs), simulator.shelf.limits(key, limit))
+    reach = np.minimum(
+        text.stops(config, costs_of(simulator.costs, config.drafter)), simulator.shelf.limits(key, limit)
+    )
     return np.where(np.arange(1, cap + 1) <= reach[:, None], kept, 0.0)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from autospec.config import SpecConfig
 from autospec.engine.cache import KVCache
-from autospec.engine.costs import CostCurve
+from autospec.engine.costs import CostCurve, costs_of
 from autospec.engine.drafters import Drafter, DraftPlan
 from autospec.engine.termination import Stopping
 from autospec.replay.drafts import FollowsRows, RecordedDrafter, parts_of
@@ -23,12 +23,12 @@ class Follower:
     Args:
         trace: The texts.
         route: How far each is followed.
-        costs: For the cost-aware stopping rule.
+        costs: By drafter, for the cost-aware stopping rule.
     """
 
     trace: Trace
     route: Route
-    costs: CostCurve
+    costs: Mapping[str, CostCurve]
 
     def follow(self, drafter: Drafter, config: SpecConfig) -> StepTable:
         """Return the steps at the positions that are visited; the others stay empty."""
@@ -39,7 +39,7 @@ class Follower:
 
     def _follow(self, drafter: Drafter, config: SpecConfig, row: int, table: StepTable) -> None:
         trace, prompt, output = self.trace, self.trace.prompt_ids(row), self.trace.output_ids(row)
-        first, stopping = int(trace.position_starts[row]), Stopping(config, self.costs)
+        first, stopping = int(trace.position_starts[row]), Stopping(config, costs_of(self.costs, config.drafter))
         parts = parts_of(drafter)
         for part in parts:
             if isinstance(part, FollowsRows):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
 from autospec.config import SpecConfig
-from autospec.engine.costs import CostCurve
+from autospec.engine.costs import CostCurve, costs_of
 from autospec.errors import ReplayMiss
 from autospec.replay.branching import Layers, grow_layers
 from autospec.replay.forest import Ints
@@ -21,11 +23,11 @@ class Shelf:
 
     Args:
         trace: What was recorded.
-        costs: For the cost-aware stopping rule.
+        costs: By drafter, for the cost-aware stopping rule.
         most: [positions] longest draft that could be used there.
     """
 
-    def __init__(self, trace: Trace, costs: CostCurve, most: NDArray[np.int64]) -> None:
+    def __init__(self, trace: Trace, costs: Mapping[str, CostCurve], most: NDArray[np.int64]) -> None:
         self.trace, self.costs, self.most = trace, costs, most
         self._chains: dict[tuple[object, ...], Chains] = {}
         self._stops: dict[tuple[object, ...], NDArray[np.int64]] = {}
@@ -63,7 +65,7 @@ class Shelf:
         rule = (config.stop_rule, config.stop_threshold, config.entropy_form, config.entropy_scale)
         known = (key, id(chains), *rule)
         if known not in self._stops:
-            self._stops[known] = chains.stops(config, self.costs)
+            self._stops[known] = chains.stops(config, costs_of(self.costs, config.drafter))
         return self._stops[known]
 
     def layers(self, key: str, config: SpecConfig) -> Layers:

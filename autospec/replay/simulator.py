@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autospec.config import SamplingParams, SpecConfig
-from autospec.engine.costs import CONSTANT_COSTS, CostCurve
+from autospec.engine.costs import CostCurve
 from autospec.engine.drafters import CombinedDrafter, Drafter
 from autospec.errors import ReplayError, ReplayMiss
 from autospec.records import StepStats
@@ -86,7 +86,7 @@ class Simulator:
         trace: What was recorded.
         drafters: By name, those that the trace alone cannot make: text lookup over files, and drafters of one's own.
             None takes those of the recorder.
-        costs: For the cost-aware stopping rule.
+        costs: By drafter, for the cost-aware stopping rule; constants stand in for others, as in a decoder.
         recorder: Records what is missed; None raises `ReplayMiss`.
         max_new_tokens: Of every prompt; None takes what was recorded.
         ends: [prompts] after how many tokens each output ends; see `output_ends`. None goes on behind an end of text.
@@ -101,21 +101,21 @@ class Simulator:
         trace: Trace,
         drafters: Mapping[str, Drafter] | None = None,
         *,
-        costs: CostCurve = CONSTANT_COSTS,
+        costs: Mapping[str, CostCurve] | None = None,
         recorder: Recorder | None = None,
         max_new_tokens: int | None = None,
         ends: Sequence[int] | None = None,
         sampling: SamplingParams | None = None,
     ) -> None:
         _check_sampling(trace, trace.sampling if sampling is None else sampling)
-        self.trace, self.costs, self._recorder = trace, costs, recorder
+        self.trace, self.costs, self._recorder = trace, dict(costs or {}), recorder
         given = drafters if drafters is not None or recorder is None else recorder.decoder.drafters
         self._given = dict(given or {})
         self._made: dict[tuple[str, str], Drafter | None] = {}
         self._texts = dict[str, ChainTables]()
         self.route = _route(trace, max_new_tokens, ends)
-        self.shelf = Shelf(trace, costs, np.maximum(self.route.left - 1, 0))
-        self._follower = Follower(trace, self.route, costs)
+        self.shelf = Shelf(trace, self.costs, np.maximum(self.route.left - 1, 0))
+        self._follower = Follower(trace, self.route, self.costs)
 
     def replay(self, config: SpecConfig) -> Replay:
         """Replay one configuration; see `replay_all`."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from autospec.config import SpecConfig
 from autospec.cost_model import Independence, Predictor, independence
+from autospec.engine.costs import CostCurve
 from autospec.errors import MeasurementError, ProfileError, ReplayError
 from autospec.profiling import HardwareProfile, ProfileSettings, find_profile, key_of, profile, profile_path
 from autospec.records import Prompt
@@ -58,6 +59,8 @@ class Preparation:
 def prepare(task: Task, log: MeasurementLog, measurer: Measurer, prompts: Sequence[Prompt]) -> Preparation | None:
     """Record, profile and price; None, with a warning, where this task cannot be predicted.
 
+    The decoder keeps what its drafts cost, for the cost-aware stopping rule.
+
     Args:
         task: What is tuned; greedy decoding only, a trace of sampled text does not decide what is accepted.
         log: Keeps which configurations were priced.
@@ -76,7 +79,8 @@ def prepare(task: Task, log: MeasurementLog, measurer: Measurer, prompts: Sequen
             costs = _profile(task, trace, space)
         with measurer.phase("replay"):
             space = space.with_trees(TreeMaker(log.decide("rank_acceptance", lambda: _by_rank(trace, space))))
-            simulator = Simulator(trace, task.decoder.drafters, recorder=recorder)
+            task.decoder.costs = _costs(costs, trace, space)
+            simulator = Simulator(trace, task.decoder.drafters, costs=task.decoder.costs, recorder=recorder)
             predictor = Predictor(simulator, costs)
             guide = _guide(task, log, predictor, space)
     except (ReplayError, MeasurementError, ProfileError) as error:
@@ -177,6 +181,14 @@ def _short(task: Task, trace: Trace, space: SearchSpace) -> ProfileSettings:
 def _reach(trace: Trace) -> tuple[int, int]:
     """Return the shortest and the longest context of the trace, tokens cached before a step."""
     return int(trace.contexts.min()) - 1, int(trace.contexts.max()) - 1
+
+
+def _costs(costs: HardwareProfile, trace: Trace, space: SearchSpace) -> dict[str, CostCurve]:
+    """Return, where the space has the rule that reads them, what drafts cost in the middle of the trace's contexts."""
+    if "cost_aware" not in _values(space, "stop_rule"):
+        return {}
+    names = {str(value) for value in _values(space, "drafter")} & set(costs.drafters)
+    return {name: costs.cost_curve(name, sum(_reach(trace)) // 2) for name in sorted(names)}
 
 
 def _by_rank(trace: Trace, space: SearchSpace) -> dict[str, list[float]]:

@@ -108,7 +108,7 @@ def test_a_calibrated_rule_is_replayed_as_it_runs(
     learnt = fit_acceptance(acceptance_rows(trace, "draft")).calibration
     costs = CostCurve(1.0, 0.02, 0.15, acceptance=replace(learnt, gap=learnt.gap + lean))
     config = SpecConfig("draft", 8, stop_rule="cost_aware")
-    replay = Simulator(trace, costs=costs).replay(config)
+    replay = Simulator(trace, costs={"draft": costs}).replay(config)
     live = SpeculativeDecoder(pair.target, pair.drafters, costs={"draft": costs})
     found, plain = [], []
     for row, prompt in enumerate(prompts):

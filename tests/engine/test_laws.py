@@ -104,16 +104,19 @@ def tally() -> Iterator[Tally]:
     assert counts.num_excused <= max(1, counts.num_tokens // 10_000)
 
 
-def check_drafts(outputs: list[Generation]) -> None:
+def check_drafts(outputs: list[Generation], may_be_perfect: bool = False) -> None:
     """The laws say little where every draft is right or every draft is wrong."""
-    num_accepted = sum(output.stats.num_accepted for output in outputs)
-    assert 0 < num_accepted < sum(output.stats.num_drafted for output in outputs)
+    num_accepted, num_drafted = (
+        sum(getattr(output.stats, name) for output in outputs) for name in ("num_accepted", "num_drafted")
+    )
+    assert 0 < num_accepted <= num_drafted - (not may_be_perfect)
 
 
 def test_greedy_output_equals_plain_decoding(world: World, case: Any, tally: Tally) -> None:
     decoder = world.decoder(case)
     outputs = world.generate(decoder, case.config(DRAFT_LENGTH), GREEDY)
-    check_drafts(outputs)
+    # The target's own guesses may all come true where it repeats itself.
+    check_drafts(outputs, may_be_perfect=case.drafter == "lookahead")
     for plain, other in zip(world.plain[GREEDY], outputs, strict=True):
         tally.compare(decoder, plain, other, GREEDY)
 

@@ -167,3 +167,23 @@ def test_the_recording_is_as_deep_and_wide_as_the_space() -> None:
     assert budget.max_nodes > 0
     assert preparing._budget(SearchSpace(knobs[:2])).max_nodes == 0
     assert SpecConfig("draft", 5) in list(SearchSpace(knobs[:2]).walk())
+
+
+def test_what_the_cost_aware_rule_reads_comes_from_the_profile(
+    decoder: SpeculativeDecoder, measured: HardwareProfile, tmp_path: Path
+) -> None:
+    knobs = [Knob("drafter", Choices(("draft",))), Knob("draft_length", Choices((6,)))]
+    space = SearchSpace([*knobs, Knob("stop_rule", Choices(("static", "cost_aware")))])
+    made = Prepared(decoder, tmp_path, space, hardware=measured).made
+    assert made is not None
+    assert set(decoder.costs) == {"draft"}
+    assert decoder.costs["draft"].target == measured.cost_curve("draft", 18).target  # between 6 and 30 tokens before
+    config = SpecConfig("draft", 6, stop_rule="cost_aware")
+    outputs = decoder.generate(
+        [decoder.render(one) for one in PROMPTS], config=config, max_new_tokens=8, ignore_eos=True
+    )
+    price = made.predictor.uncorrected(config)
+    assert price is not None
+    assert price.num_steps.tolist() == [output.stats.num_steps for output in outputs]
+    Prepared(decoder, tmp_path / "again", TREES, hardware=measured)
+    assert decoder.costs == {}  # a space without the rule has none

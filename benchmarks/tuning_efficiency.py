@@ -41,7 +41,7 @@ RULES_OF_THUMB = {
     "transformers' defaults (up to 20 tokens, confidence 0.4)": SpecConfig(
         "draft", 20, stop_rule="confidence", stop_threshold=0.4
     ),
-    "heuristic (+2 / -1 from 5)": SpecConfig("draft", 12, stop_rule="heuristic", draft_length_start=5),
+    "heuristic (+2 / -1 from 5)": SpecConfig("draft", 20, stop_rule="heuristic", draft_length_start=5),
 }
 
 
@@ -66,6 +66,7 @@ def measure() -> None:
         return [runner.measure(config, prompt, stage="grid", trial=-1, repeat=repeat) for prompt in prompts]
 
     noise = noise_floor({one.prompt_id: [one.log_speedup] for one in measured(OFF, 0)})
+    predicted = _predict(decoder, prompts, clock)
     started, rows = clock.now(), {}
     for number, config in enumerate(grid):
         rows[config] = [measured(config, 0)]
@@ -75,7 +76,6 @@ def measure() -> None:
     for repeat in (1, 2):
         for config in best:
             rows[config].append(measured(config, repeat))
-    predicted = _predict(decoder, prompts, clock)
     document = {
         "machine": device_fingerprint(decoder.target.device, decoder.target.dtype),
         "prompts": [prompt.prompt_id for prompt in prompts],

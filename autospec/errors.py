@@ -4,6 +4,7 @@ AutospecError
 ├── ConfigError (ValueError)      a setting, override, search space or combination that cannot work
 ├── ModelError (RuntimeError)     a model or tokenizer that cannot be loaded or used
 ├── WorkloadError (ValueError)    prompts that cannot be read
+├── DrafterError (RuntimeError)    a drafter that raised, or whose draft cannot be verified
 ├── MeasurementError (RuntimeError)  a measurement that cannot be believed or made
 ├── MismatchError (MeasurementError) a lossless rule whose output differs from plain decoding
 ├── BaselineError (MeasurementError) plain decoding that cannot be measured on a prompt
@@ -51,6 +52,10 @@ class ModelError(AutospecError, RuntimeError):
 
 class WorkloadError(AutospecError, ValueError):
     """A workload that cannot be read or holds no usable prompt."""
+
+
+class DrafterError(AutospecError, RuntimeError):
+    """A drafter that raised while it ran, or whose draft cannot be verified."""
 
 
 class MeasurementError(AutospecError, RuntimeError):

@@ -36,7 +36,7 @@ def import_callable(path: str, allow_import: Collection[str]) -> Callable[..., A
         )
     try:
         module = import_module(module_name)
-    except Exception as error:  # importing runs the user's code: it raises what it likes
+    except (Exception, SystemExit) as error:  # importing runs the user's code: it raises what it likes
         raise ConfigError(f"`{module_name}` must be a module that can be imported, but: {told(error)}") from error
     if not hasattr(module, name):
         near = get_close_matches(name, dir(module), n=1)
@@ -58,7 +58,7 @@ def code_digest(path: str) -> str | None:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file else None
 
 
-def told(error: Exception) -> str:
+def told(error: BaseException) -> str:
     """Return the kind of an error and the first line of what it says."""
     lines = str(error).strip().splitlines()
     return ": ".join([type(error).__name__, *lines[:1]])

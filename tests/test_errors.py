@@ -13,6 +13,7 @@ from autospec import errors
         ("ConfigError", ValueError),
         ("ModelError", RuntimeError),
         ("WorkloadError", ValueError),
+        ("DrafterError", RuntimeError),
         ("MeasurementError", RuntimeError),
         ("MismatchError", errors.MeasurementError),
         ("BaselineError", errors.MeasurementError),

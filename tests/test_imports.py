@@ -16,6 +16,7 @@ MODULE = "own_code_of_test_imports"
 def own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / f"{MODULE}.py"
     file.write_text("def double(number): return 2 * number\nfour = 4\n")
+    (tmp_path / f"{MODULE}_leaving.py").write_text("raise SystemExit(0)\n")
     (tmp_path / f"{MODULE}_broken.py").write_text("raise RuntimeError('no luck\\ntoday')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, MODULE, raising=False)
@@ -50,6 +51,7 @@ def test_what_is_no_path_is_refused(path: str) -> None:
     [
         ("no_such_module_x:f", r"must be a module that can be imported, but: ModuleNotFoundError: No module"),
         (f"{MODULE}_broken:f", r"but: RuntimeError: no luck$"),
+        (f"{MODULE}_leaving:f", r"but: SystemExit: 0$"),
         (f"{MODULE}:doubel", r"`doubel` is not there; did you mean `double`\?"),
         (f"{MODULE}:four", r"must name a function or a class, but it is 4"),
     ],

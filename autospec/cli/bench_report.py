@@ -7,7 +7,9 @@ from typing import Any
 
 from autospec.cli.console import ratio, table
 from autospec.cli.contest import ALL, Comparison, Contender
+from autospec.policy import quality_from
 from autospec.records import Measurement, StepStats
+from autospec.rules import ACCEPT_RULES
 
 
 def report_lines(
@@ -44,8 +46,21 @@ def report_lines(
     if alone:
         yield "intervals: 95 %, Student t over prompts, adjusted for the number of rows of a table (Holm)"
     for contender in contenders:
+        yield from _lossy_lines(contender)
         if contender.failure:
             yield f"{contender.name} was taken out: {contender.failure}"
+
+
+def _lossy_lines(contender: Contender) -> Iterator[str]:
+    """Flag what changes the output, with what it was seen to lose."""
+    lossy = [one for one in _measurements(contender) if not ACCEPT_RULES[one.config.accept_rule].is_lossless]
+    if not lossy:
+        return
+    quality = quality_from(lossy)
+    loss, agreement = quality.loss, quality.agreement
+    lost = f": {loss.value:.3f} nats per token lost (at most {loss.bound:.3f})" if loss else ""
+    own = f", {agreement.value:.0%} of its tokens are the target's own" if agreement else ""
+    yield f"{contender.name} is lossy{lost}{own}"
 
 
 def result_document(
@@ -59,6 +74,10 @@ def result_document(
             {
                 "name": contender.name,
                 "failure": contender.failure,
+                "is_lossless": all(
+                    ACCEPT_RULES[one.config.accept_rule].is_lossless for one in _measurements(contender)
+                ),
+                "quality": _quality_json(contender),
                 "configs": sorted({one.config.short() for one in _measurements(contender)}),
                 **_Total(_measurements(contender)).to_json(),
             }
@@ -67,6 +86,11 @@ def result_document(
         "against_baseline": [one.to_json() for one in alone],
         "against_each_other": [one.to_json() for one in pairs],
     }
+
+
+def _quality_json(contender: Contender) -> dict[str, Any] | None:
+    lossy = [one for one in _measurements(contender) if one.quality is not None]
+    return quality_from(lossy).to_json() if lossy else None
 
 
 def _measurements(contender: Contender) -> list[Measurement]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from autospec.comparison import Claim, claims, verdict
 from autospec.config import SpecConfig
-from autospec.errors import BaselineError, MeasurementError
+from autospec.errors import BaselineError, DrafterError, MeasurementError
 from autospec.records import Measurement, Prompt
 from autospec.runners.base import Runner
 
@@ -103,7 +103,7 @@ def measure(
                     measured = runner.measure(config, prompt, stage=STAGE, trial=-1, repeat=repeat)
                 except BaselineError:
                     raise  # of no contender
-                except MeasurementError as error:
+                except (DrafterError, MeasurementError) as error:
                     for contender in by_config[config]:
                         contender.failure = str(error)
                     continue

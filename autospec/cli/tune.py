@@ -105,7 +105,8 @@ def _prepare(composed: Composed, terminal: Terminal) -> _Job:
     space = faults.attempt(lambda: SearchSpace.load(Path(settings.search_space).expanduser(), drafters))
     if space is not None and workload is not None:
         faults.attempt(partial(space.under, workload.sampling))
-    if space is not None and not settings.quality.allows_lossy:
+    named = (composed.values.get("quality") or {}).get("max_loss") is not None
+    if space is not None and not (named or settings.quality.allows_lossy):
         faults.found.extend(space.lossy_faults())
     _check_scorer(settings, workload, faults)
     check_models(settings.model, faults, settings.allow_import)

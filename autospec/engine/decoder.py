@@ -122,6 +122,9 @@ class SpeculativeDecoder:
             raise ConfigError(
                 f"drafter {config.drafter!r} drafts the shapes {list(drafter.shapes)}, but got {config.tree_shape!r}"
             )
+        highest = max((rank for path in config.tree_paths for rank in path), default=0)
+        if highest >= self.target.vocab_size:
+            raise ConfigError(f"ranks must be below {self.target.vocab_size}, the vocabulary, but got {highest}")
         if isinstance(drafter, ChecksConfig):
             drafter.check(config)
 

@@ -61,7 +61,7 @@ def import_drafter(path: str, target: CausalLM, text: TextCodec | None, allow_im
         made = factory(target, text)
     except AutospecError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"the factory `import:{path}` must return a drafter, but failed: {told(error)}") from error
     faults = drafter_faults(made)
     try:

@@ -6,6 +6,7 @@ Works on token ids only; knows nothing of text, files or policies.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -21,6 +22,8 @@ from autospec.engine.drafters.base import Drafter, DraftPlan, Needs, Trail
 from autospec.engine.model import CausalLM
 from autospec.engine.termination import Stopping
 from autospec.engine.tree import TokenTree
+from autospec.errors import AutospecError, DrafterError
+from autospec.imports import told
 from autospec.records import StepStats
 
 
@@ -115,8 +118,10 @@ class Session:
         started = self._now()
         sampling = job.config.draft_sampling(job.sampling)
         plan = DraftPlan(job.config, sampling, job.seed, self._capacity, self._stopping, self.cache)
-        drafter.start(job.prompt_ids, plan)
-        drafter.commit(self._text[len(job.prompt_ids) :], self._trail)
+        with self._blaming("start"):
+            drafter.start(job.prompt_ids, plan)
+        with self._blaming("commit"):
+            drafter.commit(self._text[len(job.prompt_ids) :], self._trail)
         self.stats.draft_seconds += self._now() - started
 
     def rewind(self) -> None:
@@ -172,7 +177,8 @@ class Session:
         started = self._now()
         # One token always comes from the target itself, so a longer draft could not be used.
         limit = min(limit, self._room - 1)
-        tree = drafter.propose(limit)
+        with self._blaming("propose"):
+            tree = drafter.propose(limit)
         check_draft(tree, self._job.config, limit, self._target.vocab_size)
         drafted = self._now()
         root = self.cache.length
@@ -185,11 +191,22 @@ class Session:
         self._stopping.observe(tree.depth, verdict.num_accepted)
         self.stats.add_step(tree.num_nodes, verdict.num_accepted, _num_tested(tree, verdict))
         self._commit(tokens)
-        drafter.commit(tokens, self._trail_of(root, slots, logits, hidden))
+        with self._blaming("commit"):
+            drafter.commit(tokens, self._trail_of(root, slots, logits, hidden))
         self.stats.draft_seconds += drafted - started
         self.stats.verify_seconds += verified - drafted
         self.stats.accept_seconds += self._now() - verified
         return tokens
+
+    @contextmanager
+    def _blaming(self, method: str) -> Iterator[None]:
+        """Say which drafter raised, in which of its methods; what is wrong with the device is nobody's fault."""
+        try:
+            yield
+        except (AutospecError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a drafter may be the user's code: it raises what it likes
+            raise DrafterError(f"drafter {self._job.config.drafter!r} failed in `{method}`: {told(error)}") from error
 
     def _verify(self, tree: TokenTree) -> tuple[Tensor, Tensor | None]:
         """Run the root and all nodes through the target at once: logits [nodes + 1, vocab], and hidden states."""

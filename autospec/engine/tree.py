@@ -37,6 +37,7 @@ class TokenTree:
     draft_logits: Tensor | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "parents", tuple(self.parents))
         assert self.token_ids.shape == (len(self.parents),), (self.token_ids.shape, self.parents)
         assert all(-1 <= parent < node for node, parent in enumerate(self.parents)), self.parents
         assert self.draft_probs is None or self.draft_probs.shape[0] == len(self.parents)

@@ -75,6 +75,15 @@ class LiveRunner:
         self._warm: set[SpecConfig] = set()
         self._turns: Counter[tuple[SpecConfig, str, str, int]] = Counter()
 
+    def try_scorer(self, prompt: Prompt) -> None:
+        """Let the scorer judge plain decoding's output of a prompt once, so that a broken one is known beforehand.
+
+        Raises:
+            ScorerError: It raised, or returned no number.
+        """
+        output = self._time(_OFF, self._decoder.render(prompt), self._sampling).generation
+        self._meter.score(prompt, output.token_ids)
+
     def measure(self, config: SpecConfig, prompt: Prompt, *, stage: str, trial: int, repeat: int) -> Measurement:
         """Time one prompt under `config` and under plain decoding; see `Runner`."""
         try:

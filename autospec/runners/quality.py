@@ -67,7 +67,7 @@ class QualityMeter:
         own_ids, baseline_ids = self._ended(own.token_ids), self._ended(baseline.token_ids)
         theirs = self._read_baseline(prompt, baseline.prompt_ids, baseline_ids, sampling)
         ours = theirs if own_ids == baseline_ids else self._read(own.prompt_ids, own_ids, sampling)
-        scores = [self._score(prompt, ids) for ids in (own_ids, baseline_ids)]
+        scores = [self.score(prompt, ids) for ids in (own_ids, baseline_ids)]
         return OutputQuality(ours.log_prob, theirs.log_prob, ours.agreement, theirs.agreement, *scores)
 
     def _ended(self, token_ids: tuple[int, ...]) -> tuple[int, ...]:
@@ -76,7 +76,12 @@ class QualityMeter:
         end = next((place for place, token in enumerate(token_ids, start=1) if token in eos), len(token_ids))
         return token_ids[:end]
 
-    def _score(self, prompt: Prompt, token_ids: tuple[int, ...]) -> float | None:
+    def score(self, prompt: Prompt, token_ids: tuple[int, ...]) -> float | None:
+        """Return what the scorer says of an output; None without one.
+
+        Raises:
+            ScorerError: The scorer raised, or returned no finite number.
+        """
         if self._scorer is None:
             return None
         assert self._decoder.text is not None, "prompts were rendered with it"

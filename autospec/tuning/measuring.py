@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from autospec.config import SpecConfig
-from autospec.errors import BaselineError, ConfigError, MeasurementError, ModelError, ScorerError
+from autospec.errors import BaselineError, ConfigError, DrafterError, MeasurementError, ModelError, ScorerError
 from autospec.records import Measurement, Prompt
 from autospec.runners.base import Runner
 from autospec.tuning.events import Measured, OnEvent, Warned
@@ -97,7 +97,7 @@ class Measurer:
             return self._runner.measure(config, prompt, stage=stage, trial=trial, repeat=repeat)
         except (BaselineError, ScorerError):
             raise
-        except (ConfigError, MeasurementError, ModelError) as error:
+        except (ConfigError, DrafterError, MeasurementError, ModelError) as error:
             if config.is_off:
                 raise
             reason = f"{type(error).__name__}: {error}"

@@ -31,6 +31,7 @@ from autospec.tuning.trees import TreeMaker
 if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
 
+_REMEDY = "more study.minutes, or `python -m autospec profile` beforehand, measure more of what steps cost"
 TRACE_FOLDER, PROFILE_FILE = "trace", "profile.json"
 _END_ROOM = 37  # tokens that a profile leaves behind its longest context
 _REPLAY_SHARE = 0.1  # of the minutes, for pricing a space that is too large to be priced whole
@@ -84,7 +85,7 @@ def prepare(task: Task, log: MeasurementLog, measurer: Measurer, prompts: Sequen
             predictor = Predictor(simulator, costs)
             guide = _guide(task, log, predictor, space)
     except (ReplayError, MeasurementError, ProfileError) as error:
-        task.on_event(Warned(f"nothing is predicted, the search goes without: {error}"))
+        task.on_event(Warned(f"nothing is predicted, the search goes without: {error} ({_REMEDY})"))
         return None
     told = tuple((one.config, math.exp(one.log_speedup)) for one in guide.ranked()[:3])
     task.on_event(Guided(guide.num_asked, guide.num_priced, told, costs.noise.spread))
@@ -142,7 +143,7 @@ def _profile(task: Task, trace: Trace, space: SearchSpace) -> HardwareProfile:
         return find_profile(own)
     made = task.hardware if isinstance(task.hardware, HardwareProfile) else _kept(task, trace)
     if made is None:
-        made = profile(task.decoder, task.workload, _short(task, trace, space))
+        made = profile(_only_tried(task, space), task.workload, _short(task, trace, space))
     made.save(own)
     return made
 

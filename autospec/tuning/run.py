@@ -97,9 +97,12 @@ def tune(  # noqa: PLR0913  (the public contract)
     quality = settings.quality
     check_references(quality.scorer, workload)
     scorer = make_scorer(quality.scorer, quality.allow_import)
+    runner = LiveRunner(decoder, workload.sampling, workload.max_new_tokens, scorer)
+    if scorer is not None:
+        runner.try_scorer(workload.tune[0])
     task = Task(
         decoder=decoder,
-        runner=LiveRunner(decoder, workload.sampling, workload.max_new_tokens, scorer),
+        runner=runner,
         workload=workload,
         space=space,
         settings=settings,

@@ -119,14 +119,18 @@ class SearchSpace:
             raise ConfigError(faults)
 
     def lossy_faults(self) -> list[str]:
-        """Return a sentence for each lossy rule that may be tried."""
-        return [
-            f"{self._place(knob.line)}`knobs.accept_rule.choices`: a study must keep the target's output unless "
-            f"quality.max_loss is named, but rule {name!r} is lossy: {ACCEPT_RULES[str(name)].guarantee}"
+        """Return a sentence where lossy rules may be tried."""
+        found = [
+            (knob, [str(name) for name in knob.domain.grid() or () if not ACCEPT_RULES[str(name)].is_lossless])
             for knob in self.knobs
             if knob.name == "accept_rule"
-            for name in knob.domain.grid() or ()
-            if not ACCEPT_RULES[str(name)].is_lossless
+        ]
+        return [
+            f"{self._place(knob.line)}`knobs.accept_rule.choices`: a study must keep the target's output unless "
+            f"quality.max_loss=NATS says how much may be lost, but {names} are lossy (what each guarantees says "
+            "`ACCEPT_RULES` in autospec/rules.py)"
+            for knob, names in found
+            if names
         ]
 
     @property

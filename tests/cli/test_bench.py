@@ -191,6 +191,15 @@ def test_a_policy_tuned_for_other_decoding_is_measured_with_a_warning(
         command.run(command_values([f"policies=[{path}]", *SMALL]))
 
 
+def test_what_changes_the_output_is_flagged(runner: FakeRunner, capsys: pytest.CaptureFixture[str]) -> None:
+    configs = "configs=[{drafter:draft,draft_length:4,accept_rule:typical},{drafter:draft,draft_length:4}]"
+    assert main(["bench", configs, *SMALL]) == 0
+    flagged = [line for line in capsys.readouterr().out.splitlines() if "is lossy" in line]
+    assert len(flagged) == 1
+    assert flagged[0].startswith("draft x4 typical")
+    assert [one["is_lossless"] for one in _document()["contenders"]] == [False, True]
+
+
 def command_values(overrides: list[str]) -> Any:
     from autospec.cli.compose import compose_values
 

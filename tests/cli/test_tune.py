@@ -367,7 +367,10 @@ def test_an_output_root_without_permission_is_bad_input(fake: FakeTune, tmp_path
     [
         (["quality.max_loss=-1"], "`quality`: `max_loss >= 0` must hold, or null for lossless rules only, but got -1"),
         (["quality.scorer=exact"], "`max_loss` must be named with it"),
-        (["search_space=lossy"], "unless quality.max_loss is named, but rule 'typical' is lossy"),
+        (
+            ["search_space=lossy"],
+            "quality.max_loss=NATS says how much may be lost, but ['typical', 'lenient', ",
+        ),
         (["quality.max_loss=0.1", "quality.scorer=os:getcwd"], "with `allow_import=[os]` on the command line"),
         (["quality.max_loss=0.1", "+quality.allow_import=[os]"], "on a command line it is `allow_import=[MODULE]`"),
         (["quality.max_loss=0.1", "quality.scorer=exact"], "needs a `reference` in every row of the workload"),

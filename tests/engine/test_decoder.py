@@ -521,3 +521,11 @@ def test_models_are_traced_whole_and_in_few_shapes(
 def test_compiled_models_decode_alike(tiny_model: Any, noisy_copy: Any, counters: Any) -> None:
     compare_compiled(tiny_model("llama"), noisy_copy)
     assert counters["stats"]["unique_graphs"] > 0
+
+
+def test_ranks_beyond_the_vocabulary_are_refused(table_model: Any, table: Any) -> None:
+    model = table_model(table(0))
+    decoder = SpeculativeDecoder(model, {"draft": SmallModelDrafter(model, model.vocab_size)})
+    decoder.check(SpecConfig("draft", 2, tree_shape="static", tree_paths=((0,), (2,))))
+    with pytest.raises(ConfigError, match="ranks must be below 3, the vocabulary, but got 3"):
+        decoder.check(SpecConfig("draft", 2, tree_shape="static", tree_paths=((0,), (3,))))

@@ -46,6 +46,7 @@ from echo_of_test import Echo
 def echo(target, text): return Echo(12 if target.vocab_size else 0)
 def nothing(target, text): return None
 def broken(target, text): raise KeyError("left")
+def leaving(target, text): raise SystemExit(3)
 class Frozen(Echo):
     __slots__ = ()
     source = property(lambda self: "frozen")
@@ -127,6 +128,7 @@ def test_a_factory_that_is_not_allowed_does_not_run(own_module: str) -> None:
     [
         ("nothing", "must return a `Drafter`, but of its NoneType: it lacks source"),
         ("broken", "must return a drafter, but failed: KeyError: 'left'"),
+        ("leaving", "must return a drafter, but failed: SystemExit: 3"),
         ("frozen", "its source must be possible to set, but: "),
     ],
 )

@@ -12,7 +12,7 @@ import torch
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.cache import KVCache
-from autospec.errors import BaselineError, ConfigError, MeasurementError, MismatchError, ModelError
+from autospec.errors import BaselineError, ConfigError, MeasurementError, MismatchError, ModelError, ScorerError
 from autospec.records import Generation, Prompt, StepStats
 from autospec.runners.live import LiveRunner
 
@@ -300,3 +300,14 @@ def test_measuring_twice_gives_the_same_acceptance(tiny: Any, config: SpecConfig
     counts = [(one.stats.num_steps, one.stats.num_drafted, one.stats.num_accepted) for one in (first, second)]
     assert counts[0] == counts[1]
     assert 0 < first.baseline_prefill_seconds < first.baseline_seconds
+
+
+def test_a_scorer_is_tried_on_plain_decoding_beforehand() -> None:
+    decoder = FakeDecoder()
+    decoder.text = SimpleNamespace(decode=lambda ids: " ".join(map(str, ids)))  # type: ignore[attr-defined]
+    seen = []
+    LiveRunner(decoder, SamplingParams(), 4, lambda prompt, text: float(seen.append(text) or 1)).try_scorer(PROMPTS[0])
+    assert seen == ["1 2 3 4"]
+    assert [call["config"] for call in decoder.calls] == [OFF]
+    with pytest.raises(ScorerError, match="on prompt 'p0' it raised ZeroDivisionError"):
+        LiveRunner(decoder, SamplingParams(), 4, lambda prompt, text: 1 / 0).try_scorer(PROMPTS[0])

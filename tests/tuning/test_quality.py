@@ -216,7 +216,7 @@ def test_a_resumed_run_measures_no_quality_again_and_ends_the_same(fakes: Simple
 
 
 def test_without_a_named_loss_a_lossy_space_is_refused(fakes: SimpleNamespace, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"unless quality.max_loss is named, but rule 'margin' is lossy: every kept"):
+    with pytest.raises(ConfigError, match=r"quality.max_loss=NATS says how much .* but \['margin'\] are lossy"):
         fakes.make_task(tmp_path, space=space())
 
 

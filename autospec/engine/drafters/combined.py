@@ -9,7 +9,7 @@ from autospec.config import SpecConfig
 from autospec.engine.draft_checks import check_kind
 from autospec.engine.drafters.base import Drafter, DraftPlan, Needs, Trail
 from autospec.engine.tree import TokenTree, Trie, empty_tree
-from autospec.errors import ModelError
+from autospec.errors import DrafterError
 
 # What a part is asked for when drafts are merged: the first of these that it can. A merged trie is cut after its nodes
 # were seen, so none of them may be drawn: a chain is then the most probable one.
@@ -52,7 +52,9 @@ class CombinedDrafter:
         trie = Trie()
         for name, draft in drafts:
             if draft.draft_probs is not None:
-                raise ModelError(f"a draft that is merged must not be drawn, but drafter {name!r} gave `draft_probs`")
+                raise DrafterError(
+                    f"a draft that is merged must not be drawn, but drafter {name!r} gave `draft_probs`"
+                )
             trie.insert_tree(draft, [1 / place for place in range(1, draft.num_nodes + 1)])
         return trie.best(self._num_nodes, max_length)
 

@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.errors import ReplayError, ReplayMiss
+from autospec.files import FileKind
 from autospec.replay.forest import Draft, DraftForest, DraftStore, Drawn, Floats, Ints, Rows
 
 SCHEMA_VERSION = 1
@@ -244,7 +245,8 @@ class Trace:
             if not (own / HEADER).exists():
                 save_file({name: np.ascontiguousarray(array) for name, array in self.tensors.items()}, own / TENSORS)
                 values = {**self.header, "content_hash": own.name, "seconds": self.seconds}
-                (own / HEADER).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+                # Last, and whole or not at all: a folder with a header is a trace.
+                FileKind("a trace", ReplayError).write(own / HEADER, json.dumps(values, indent=1) + "\n")
         except OSError as error:
             raise ReplayError(f"a trace must go where files can be written, but: {error}") from error
         return own

@@ -96,9 +96,11 @@ def _trace(task: Task, prompts: Sequence[Prompt], space: SearchSpace) -> tuple[T
     """Return what was recorded before, or record it."""
     recorder = Recorder(_only_tried(task, space), _budget(space))
     folder = task.output_dir / TRACE_FOLDER
-    found = sorted(folder.glob("*")) if folder.is_dir() else []
-    if found:
-        return Trace.load(found[0]), recorder
+    for place in sorted(folder.glob("*")):
+        try:
+            return Trace.load(place), recorder
+        except ReplayError:  # cut short by a kill: recorded again
+            continue
     asked = [
         RecordedPrompt(one.prompt_id, one.category, tuple(task.decoder.render(one)), task.workload.sampling.seed)
         for one in prompts

@@ -99,6 +99,16 @@ def test_a_resumed_run_goes_on_with_what_was_kept(
     ]
 
 
+def test_a_trace_that_was_cut_short_is_recorded_again(decoder: SpeculativeDecoder, tmp_path: Path) -> None:
+    first = Prepared(decoder, tmp_path).made
+    (header,) = tmp_path.glob("trace/*/trace.json")
+    header.write_text(header.read_text()[:40])
+    second = Prepared(decoder, tmp_path).made
+    assert first is not None
+    assert second is not None
+    assert [one.config for one in first.guide.ranked()] == [one.config for one in second.guide.ranked()]
+
+
 def test_optimal_trees_are_made_for_what_was_recorded(decoder: SpeculativeDecoder, tmp_path: Path) -> None:
     made = Prepared(decoder, tmp_path).made
     assert made is not None

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 MEASUREMENTS_FILE, JOURNAL_FILE = "measurements.jsonl", "study.journal"
 POLICY_FILE, RESULT_FILE, PREDICTIONS_FILE = "policy.json", "result.json", "predictions.json"
 _NUM_WARM_UP_PROMPTS = 2
+_PREPARING = ("record", "profile", "replay")  # phases whose time is the search's
 
 
 def tune(  # noqa: PLR0913  (the public contract)
@@ -222,7 +223,7 @@ class _Run:
                 measurer=self._measurer,
                 board=self._board,
                 defaults=engine_defaults(drafters, sampling.is_greedy),
-                seconds=budget.search_seconds,
+                seconds=max(0.0, budget.search_seconds - sum(map(self._measurer.seconds, _PREPARING))),
                 guide=self._prepared.guide if self._prepared else None,
                 on_event=task.on_event,
                 on_trial=task.tracker.log_trial,

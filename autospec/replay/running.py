@@ -116,6 +116,9 @@ def draft_model(drafter: Drafter, target: CausalLM, exit_layer: int) -> CausalLM
     if isinstance(drafter, SmallModelDrafter):
         return drafter.model
     if isinstance(drafter, EarlyExitDrafter):
+        if drafter.layers != tuple(range(len(drafter.layers))):
+            # A layer behind one that is left out reads what the whole target wrote into its cache: no model has that.
+            return None
         return keep_layers(target, drafter.layers or tuple(range(exit_layer or (target.num_layers + 1) // 2)))
     return None
 

@@ -16,7 +16,7 @@ CHOICES = sorted(
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_composes_with_its_defaults(command: str) -> None:
-    composed = compose_values(command, [])
+    composed = compose_values(command, ["trace=t", "hardware=h"] if command == "replay" else [])
     assert composed.faults == []
     assert composed.values["output_root"] == "outputs"
     assert "hydra" not in composed.values

@@ -5,7 +5,6 @@ The laws run over it in test_laws.py and test_distribution.py, with the target i
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -156,9 +155,7 @@ def test_windows_and_ngrams_hold_at_least_two_tokens(knob: str, value: int) -> N
 @pytest.mark.parametrize(
     "shape", [{}, {"stop_rule": "heuristic"}, {"tree_shape": "trie", "tree_width": 3, "tree_nodes": 5}]
 )
-def test_a_replay_is_a_live_run(
-    tiny_model: Any, checks: Any, shape: dict[str, Any], sampling: SamplingParams, tmp_path: Path
-) -> None:
+def test_a_replay_is_a_live_run(tiny_model: Any, checks: Any, shape: dict[str, Any], sampling: SamplingParams) -> None:
     target = CausalLM(tiny_model("llama", vocab_size=8), "target")
     config = SpecConfig("drafter", 3, **SMALL, **shape)
-    checks.check_replay(target, LookaheadDrafter(target), config, sampling, tmp_path)
+    checks.check_replay(target, LookaheadDrafter(target), config, sampling)

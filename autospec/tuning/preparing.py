@@ -145,7 +145,8 @@ def _profile(task: Task, trace: Trace, space: SearchSpace) -> HardwareProfile:
         return find_profile(own)
     made = task.hardware if isinstance(task.hardware, HardwareProfile) else _kept(task, trace)
     if made is None:
-        made = profile(_only_tried(task, space), task.workload, _short(task, trace, space))
+        text = [token for prompt in task.workload.tune for token in task.decoder.render(prompt)]
+        made = profile(_only_tried(task, space), text, _short(task, trace, space))
     made.save(own)
     return made
 

@@ -33,8 +33,8 @@ from autospec.workloads import WorkloadSource, load_workload
 
 HERE = Path(__file__).parent
 RESULT, KEPT = HERE / "results" / "tuning_efficiency.json", HERE / "results" / "tuning_efficiency"
-NUM_PROMPTS, NUM_NEW, NUM_AGAIN, NUM_SEEDS, MAX_TRIALS = 12, 48, 10, 20, 60
-GOAL = 0.98
+NUM_PROMPTS, NUM_NEW, NUM_AGAIN, NUM_SEEDS, MAX_TRIALS = 12, 48, 10, 20, 30
+GOALS = (0.97, 0.98)  # the second lies inside the noise of a mean over twelve prompts
 OFF = SpecConfig()
 RULES_OF_THUMB = {
     "constant 5": SpecConfig("draft", 5),
@@ -137,9 +137,9 @@ class Grid:
         """Return what a trial says that drew these prompts."""
         return float(self.values[config][0][rows].mean())
 
-    def reaches(self, config: SpecConfig) -> bool:
-        """Return whether a configuration is within 2 % of the best."""
-        return self.true[config] >= self.true[self.best] + np.log(GOAL)
+    def reaches(self, config: SpecConfig, goal: float) -> bool:
+        """Return whether a configuration is as good as so much of the best."""
+        return self.true[config] >= self.true[self.best] + np.log(goal)
 
 
 def random_search(grid: Grid, seed: int, rows: np.ndarray) -> Iterator[SpecConfig]:
@@ -212,7 +212,11 @@ def judge() -> None:
         "GP": sampler_search(lambda seed: optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False)),
         "ours": Guided(),
     }
-    found = {name: [_run(grid, tuner, name, seed) for seed in range(NUM_SEEDS)] for name, tuner in tuners.items()}
+    found = {
+        f"{name}, {goal:.0%}": [_run(grid, tuner, name, seed, goal) for seed in range(NUM_SEEDS)]
+        for name, tuner in tuners.items()
+        for goal in GOALS
+    }
     thumbs = {name: float(np.exp(grid.true[config])) for name, config in RULES_OF_THUMB.items()}
     document["judged"] = {
         "num_grid": len(grid.grid),
@@ -228,7 +232,7 @@ def judge() -> None:
         trials, seconds = (np.array([run[key] for run in runs], dtype=float) for key in ("trials", "seconds"))
         final = np.array([run["final"] for run in runs])
         say(
-            f"{name:<8} trials to 98 %: median {np.median(trials):.0f} ({np.quantile(trials, 0.1):.0f} to "
+            f"{name:<12} trials: median {np.median(trials):.0f} ({np.quantile(trials, 0.1):.0f} to "
             f"{np.quantile(trials, 0.9):.0f}); seconds {np.median(seconds):.0f}, "
             f"{np.median(seconds) / document['grid_seconds']:.1%} of the grid; final {np.median(final):.3f}"
         )
@@ -237,8 +241,10 @@ def judge() -> None:
     say(f"prediction: {document['judged']['prediction']}")
 
 
-def _run(grid: Grid, tuner: Callable[..., Iterator[SpecConfig]], name: str, seed: int) -> dict[str, float]:
-    """Return after how many trials and seconds the best so far is within 2 %, and where the search ends."""
+def _run(
+    grid: Grid, tuner: Callable[..., Iterator[SpecConfig]], name: str, seed: int, goal: float
+) -> dict[str, float]:
+    """Return after how many trials and seconds the best so far reaches a goal, and where the search ends."""
     rows = np.random.default_rng([seed, 1]).integers(0, NUM_PROMPTS, NUM_PROMPTS)
     seconds = sum(grid.document["predicting_seconds"].values()) if name == "ours" else 0.0
     best, best_value, reached, number = OFF, 0.0, (float("inf"), float("inf")), 0
@@ -246,7 +252,7 @@ def _run(grid: Grid, tuner: Callable[..., Iterator[SpecConfig]], name: str, seed
         seconds += grid.seconds[config]
         if (value := grid.trial(config, rows)) > best_value:
             best, best_value = config, value
-        if reached[0] == float("inf") and not best.is_off and grid.reaches(best):
+        if reached[0] == float("inf") and not best.is_off and grid.reaches(best, goal):
             reached = (number, seconds)
         if number >= MAX_TRIALS:
             break

@@ -14,6 +14,8 @@ Floats = NDArray[np.float64]
 
 # What an uncorrected prediction may be off, in nats of speedup: all configurations together, and one against another.
 _COMMON, _OWN = 0.10, 0.08
+# What is left between configurations that look alike: no neighbour tells it.
+_SINGLE = 0.03
 # How different configurations may be that still err alike, in units of the features.
 _REACH = 1.0
 # Of one measurement of one prompt: noise of the timing, and of what differs between prompts.
@@ -60,4 +62,4 @@ class Residual:
         if self._model is None:
             raise RuntimeError("`fit` must come before `predict`")
         mean, deviation = self._model.predict(features, return_std=True)
-        return np.asarray(mean), np.asarray(deviation)
+        return np.asarray(mean), np.hypot(deviation, _SINGLE)

@@ -13,6 +13,8 @@ from autospec.engine.decoder import SpeculativeDecoder
 from autospec.errors import ConfigError, ReplayError
 from autospec.replay import RecordedPrompt, Recorder, RecordingBudget, Simulator, Trace, expected
 
+pytestmark = pytest.mark.slow  # hundreds of live runs
+
 SAMPLING = SamplingParams(temperature=0.9, top_p=0.95)
 NUM_NEW, NUM_SEEDS = 16, 20
 BUDGET = RecordingBudget(max_depth=6, width=4, max_nodes=6, draft_temperatures=(-1.0, 0.0, 0.5))

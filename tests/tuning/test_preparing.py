@@ -46,6 +46,12 @@ def decoder() -> SpeculativeDecoder:
     return made
 
 
+@pytest.fixture(scope="module")
+def measured(decoder: SpeculativeDecoder) -> HardwareProfile:
+    settings = ProfileSettings(budget_seconds=0.5, contexts=(4, 40), widths=(2,), batch_sizes=())
+    return profile(decoder, Workload("digits", PROMPTS, PROMPTS, max_new_tokens=8), settings)
+
+
 class Prepared:
     """Prepares once, and keeps what was told."""
 
@@ -86,12 +92,12 @@ def test_the_whole_space_is_priced_and_everything_kept(decoder: SpeculativeDecod
 
 
 def test_a_resumed_run_goes_on_with_what_was_kept(
-    decoder: SpeculativeDecoder, tmp_path: Path, monkeypatch: Any
+    decoder: SpeculativeDecoder, measured: HardwareProfile, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    first = Prepared(decoder, tmp_path).made
+    first = Prepared(decoder, tmp_path, hardware=measured).made
     monkeypatch.setattr(preparing, "profile", lambda *_: pytest.fail("profiled again"))
     monkeypatch.setattr(preparing.Recorder, "record", lambda *_: pytest.fail("recorded again"))
-    second = Prepared(decoder, tmp_path).made
+    second = Prepared(decoder, tmp_path, hardware=measured).made
     assert first is not None
     assert second is not None
     assert [(one.config, one.log_speedup) for one in first.guide.ranked()] == [
@@ -99,18 +105,22 @@ def test_a_resumed_run_goes_on_with_what_was_kept(
     ]
 
 
-def test_a_trace_that_was_cut_short_is_recorded_again(decoder: SpeculativeDecoder, tmp_path: Path) -> None:
-    first = Prepared(decoder, tmp_path).made
+def test_a_trace_that_was_cut_short_is_recorded_again(
+    decoder: SpeculativeDecoder, measured: HardwareProfile, tmp_path: Path
+) -> None:
+    first = Prepared(decoder, tmp_path, hardware=measured).made
     (header,) = tmp_path.glob("trace/*/trace.json")
     header.write_text(header.read_text()[:40])
-    second = Prepared(decoder, tmp_path).made
+    second = Prepared(decoder, tmp_path, hardware=measured).made
     assert first is not None
     assert second is not None
     assert [one.config for one in first.guide.ranked()] == [one.config for one in second.guide.ranked()]
 
 
-def test_optimal_trees_are_made_for_what_was_recorded(decoder: SpeculativeDecoder, tmp_path: Path) -> None:
-    made = Prepared(decoder, tmp_path).made
+def test_optimal_trees_are_made_for_what_was_recorded(
+    decoder: SpeculativeDecoder, measured: HardwareProfile, tmp_path: Path
+) -> None:
+    made = Prepared(decoder, tmp_path, hardware=measured).made
     assert made is not None
     # A draft that is the target itself is always right: the best tree of two nodes is a chain.
     params = {"drafter": "draft", "tree_shape": "optimal", "draft_length": 2, "tree_nodes": 2}
@@ -121,12 +131,6 @@ def test_sampling_is_not_predicted(decoder: SpeculativeDecoder, tmp_path: Path) 
     done = Prepared(decoder, tmp_path, sampling=SamplingParams(temperature=0.8))
     assert done.made is None
     assert done.events == []
-
-
-@pytest.fixture(scope="module")
-def measured(decoder: SpeculativeDecoder) -> HardwareProfile:
-    settings = ProfileSettings(budget_seconds=0.5, contexts=(4, 40), widths=(2,), batch_sizes=())
-    return profile(decoder, Workload("digits", PROMPTS, PROMPTS, max_new_tokens=8), settings)
 
 
 def test_a_profile_that_was_given_is_used(

@@ -264,7 +264,12 @@ LAWS: dict[str, Callable[..., None]] = {
 }
 
 
-@pytest.fixture(params=LAWS.values(), ids=LAWS)
+@pytest.fixture(
+    params=[
+        pytest.param(check, id=name, marks=[pytest.mark.slow] * (name == "sampled_replay"))
+        for name, check in LAWS.items()
+    ]
+)
 def law(request: pytest.FixtureRequest, checks: Checks) -> Callable[[CausalLM, Drafter, SpecConfig], None]:
     """(target, drafter, config) -> checks one law; law 2 has a target of its own, see `drawn`."""
 

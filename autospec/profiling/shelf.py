@@ -10,7 +10,7 @@ from autospec.paths import data_dir
 from autospec.profiling.hardware import HardwareProfile, load_profile
 
 FOLDER = "profiles"
-_SHIPPED = "hardware"  # below conf/
+_SHIPPED = "profiles"  # below conf/, and not called as the setting: Hydra would take it for a group
 
 
 def profile_path(root: Path, key: str) -> Path:

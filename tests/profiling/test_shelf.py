@@ -10,7 +10,7 @@ from autospec.profiling import find_profile, profile_path, shelf, shipped_profil
 
 @pytest.fixture
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "conf" / "hardware"
+    folder = tmp_path / "conf" / "profiles"
     folder.mkdir(parents=True)
     monkeypatch.setattr(shelf, "data_dir", lambda name: tmp_path / name)
     monkeypatch.setattr(shelf, "load_profile", lambda path: f"loaded {path.name}")
@@ -44,5 +44,6 @@ def test_a_file_that_is_no_profile_is_told_of(tmp_path: Path) -> None:
 
 
 def test_every_profile_that_ships_loads_under_its_name() -> None:
+    assert shipped_profiles()
     for name, path in shipped_profiles().items():
         assert find_profile(name).key == find_profile(path).key

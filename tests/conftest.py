@@ -10,7 +10,6 @@ os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 from collections.abc import Callable
 from copy import deepcopy
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,6 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-@cache
 def make_model(kind: str, num_layers: int = 2, vocab_size: int = 64, seed: int = 0, **overrides: Any) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -85,6 +83,16 @@ def make_model(kind: str, num_layers: int = 2, vocab_size: int = 64, seed: int =
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+
+
+_MADE: dict[str, Any] = {}
+
+
+def make_model_once(kind: str, **settings: Any) -> Any:
+    key = repr((kind, sorted(settings.items())))
+    if key not in _MADE:
+        _MADE[key] = make_model(kind, **settings)
+    return _MADE[key]
 
 
 def make_noisy_copy(model: Any, scale: float) -> Any:
@@ -99,7 +107,7 @@ def make_noisy_copy(model: Any, scale: float) -> Any:
 @pytest.fixture(scope="session")
 def tiny_model() -> Callable[..., Any]:
     """(kind, num_layers=2, vocab_size=64, seed=0, **config) -> a random causal language model, made once."""
-    return make_model
+    return make_model_once
 
 
 @pytest.fixture(scope="session")

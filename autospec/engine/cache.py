@@ -7,12 +7,15 @@ beyond the slots their keys and values occupy.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from autospec.errors import ModelError
+
+if TYPE_CHECKING:
+    from autospec.engine.rows import FlatRows
 
 
 class KVCache:
@@ -52,10 +55,7 @@ class KVCache:
         end = self.length + num_new
         if end > self.capacity:
             raise ModelError(f"a cache of {self.capacity} tokens cannot hold {end}")
-        if layer_idx not in self.keys:
-            self.keys[layer_idx] = self._allocate(key_states)
-            self.values[layer_idx] = self._allocate(value_states)
-        keys, values = self.keys[layer_idx], self.values[layer_idx]
+        keys, values = self._of_layer(layer_idx, key_states, value_states)
         if min(self.lengths) == self.length:
             keys[:, :, end - num_new : end] = key_states
             values[:, :, end - num_new : end] = value_states
@@ -65,9 +65,66 @@ class KVCache:
                 values[row, :, length : length + num_new] = value_states[row]
         return keys[:, :, :end], values[:, :, :end]
 
+    def write_rows(
+        self, flat: FlatRows, key_states: Tensor, value_states: Tensor, layer_idx: int
+    ) -> tuple[Tensor, Tensor]:
+        """Write the new tokens of several rows in one layer; see `update`.
+
+        Args:
+            flat: Which tokens of which rows.
+            key_states: [tokens, heads, head_dim].
+            value_states: Likewise.
+            layer_idx: Which layer asks.
+
+        Returns:
+            Keys and values [rows, heads, longest, head_dim] of the rows up to the last that asks.
+
+        Raises:
+            ModelError: The cache is full.
+        """
+        if flat.longest > self.capacity:
+            raise ModelError(f"a cache of {self.capacity} tokens cannot hold {flat.longest}")
+        keys, values = self._of_layer(layer_idx, key_states[None].transpose(1, 2), value_states[None].transpose(1, 2))
+        rows, slots = flat.rows.to(keys.device), flat.slots.to(keys.device)
+        keys[rows, :, slots] = key_states
+        values[rows, :, slots] = value_states
+        return keys[: flat.num_rows, :, : flat.longest], values[: flat.num_rows, :, : flat.longest]
+
+    def _of_layer(self, layer_idx: int, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the keys and values of one layer; new states [batch, heads, n, head_dim] say what they are like."""
+        if layer_idx not in self.keys:
+            self.keys[layer_idx] = self._allocate(key_states)
+            self.values[layer_idx] = self._allocate(value_states)
+        return self.keys[layer_idx], self.values[layer_idx]
+
     def _allocate(self, states: Tensor) -> Tensor:
-        batch, heads, _, head_dim = states.shape
-        return torch.zeros(batch, heads, self.capacity, head_dim, dtype=states.dtype, device=states.device)
+        _, heads, _, head_dim = states.shape
+        size = (len(self.lengths), heads, self.capacity, head_dim)
+        return torch.zeros(size, dtype=states.dtype, device=states.device)
+
+    @torch.inference_mode()  # the tensors were made in it
+    def reserve(self, capacity: int) -> None:
+        """Make room for at least so many tokens in every row; what is cached stays."""
+        if capacity <= self.capacity:
+            return
+        for store in (self.keys, self.values):
+            for layer, old in store.items():
+                store[layer] = torch.nn.functional.pad(old, (0, 0, 0, capacity - self.capacity))
+        self.capacity = capacity
+
+    def row(self, row: int) -> KVCache:
+        """Return one row as a cache of its own, in the same memory."""
+        return _Row(self, row)
+
+    @property
+    def whole(self) -> KVCache:
+        """The cache that this is a row of; itself where it is none."""
+        return self
+
+    @property
+    def place(self) -> int:
+        """Which row of the whole cache its row 0 is."""
+        return 0
 
     def advance(self, num_tokens: int) -> None:
         """Count the tokens that the last forward wrote to every row."""
@@ -111,3 +168,49 @@ class KVCache:
     def get_query_offset(self, layer_idx: int = 0) -> int:
         """Return the position of the next token."""
         return self.length
+
+
+class _Row(KVCache):
+    """One row of a cache of several; its row is 0."""
+
+    def __init__(self, whole: KVCache, row: int) -> None:
+        self._whole, self._place = whole, row
+
+    @property
+    def whole(self) -> KVCache:
+        return self._whole
+
+    @property
+    def place(self) -> int:
+        return self._place
+
+    @property
+    def capacity(self) -> int:  # type: ignore[override]
+        return self._whole.capacity
+
+    @property
+    def lengths(self) -> list[int]:
+        return [self._whole.lengths[self._place]]
+
+    @lengths.setter
+    def lengths(self, lengths: list[int]) -> None:
+        (self._whole.lengths[self._place],) = lengths
+
+    @property
+    def keys(self) -> dict[int, Tensor]:  # type: ignore[override]
+        return {layer: tensor[self._place : self._place + 1] for layer, tensor in self._whole.keys.items()}
+
+    @property
+    def values(self) -> dict[int, Tensor]:  # type: ignore[override]
+        return {layer: tensor[self._place : self._place + 1] for layer, tensor in self._whole.values.items()}
+
+    def crop(self, row: int, length: int) -> None:
+        assert row == 0, row
+        self._whole.crop(self._place, length)
+
+    def reserve(self, capacity: int) -> None:
+        self._whole.reserve(capacity)
+
+    def _of_layer(self, layer_idx: int, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = self._whole._of_layer(layer_idx, key_states, value_states)
+        return keys[self._place : self._place + 1], values[self._place : self._place + 1]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from time import perf_counter
 from typing import Self
 
 import torch
@@ -20,11 +19,12 @@ from autospec.engine.drafters import ChecksConfig, CombinedDrafter, Drafter
 from autospec.engine.loading import LoadContext, load_drafter, load_text
 from autospec.engine.model import CausalLM, PreTrainedModel, load_model
 from autospec.engine.options import Chooser, Chunk, GenerationOptions
+from autospec.engine.running import Crew, Ending, run_alone, run_together, stream_alone
 from autospec.engine.sampling import Use, to_probs, uniform
-from autospec.engine.session import Job, Session
-from autospec.engine.text import GrowingText, PreTrainedTokenizerBase, TextCodec
+from autospec.engine.session import Job
+from autospec.engine.text import PreTrainedTokenizerBase, TextCodec
 from autospec.errors import ConfigError, ModelError
-from autospec.records import Generation, Prompt, StepStats
+from autospec.records import Generation, Prompt
 from autospec.rules import ACCEPT_RULES
 
 
@@ -88,15 +88,20 @@ class SpeculativeDecoder:
             ConfigError: A drafter is to be imported from a module that is not allowed.
         """
         target = str(target) if isinstance(target, Path) else target
-        model = load_model(target, device=device, dtype=dtype, revision=revision, trust_remote_code=trust_remote_code)
+        model = load_model(
+            target,
+            device=device,
+            dtype=dtype,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            compile=compile,
+        )
         text = load_text(target, tokenizer, revision, trust_remote_code)
         context = LoadContext(model, text, device, dtype, trust_remote_code, compile, allow_import)
         loaded = {
             name: load_drafter(name, str(source) if isinstance(source, Path) else source, context)
             for name, source in (drafters or {}).items()
         }
-        if compile:
-            model.compile()
         return cls(model, loaded, text)
 
     def check(self, config: SpecConfig) -> None:
@@ -151,6 +156,7 @@ class SpeculativeDecoder:
         stop: Sequence[str] = (),
         ignore_eos: bool = False,
         category: str | Sequence[str] | None = None,
+        batch_size: int = 1,
     ) -> list[Generation]:
         """Generate for every prompt.
 
@@ -162,6 +168,7 @@ class SpeculativeDecoder:
             stop: Strings that end an output; its text is cut before them.
             ignore_eos: Go on behind an end-of-text token.
             category: For the policy: one name, or one for each prompt.
+            batch_size: Prompts decoded side by side; what each of them gets does not depend on the others.
 
         Raises:
             ConfigError: A setting or combination that cannot work.
@@ -172,12 +179,13 @@ class SpeculativeDecoder:
         rows: list[str | Sequence[int]] = [prompts] if isinstance(prompts, str) else list(prompts)
         if category is not None and not isinstance(category, str) and len(category) != len(rows):
             raise ConfigError(f"`category` must name one for each prompt, but got {len(category)} for {len(rows)}")
-        options = GenerationOptions.of(config, sampling, max_new_tokens, stop, ignore_eos)
-        outputs = []
-        for row, prompt in enumerate(rows):
-            own = category if category is None or isinstance(category, str) else category[row]
-            outputs.append(self._generate_one(self._job(prompt, row, options, own), options))
-        return outputs
+        options = GenerationOptions.of(config, sampling, max_new_tokens, stop, ignore_eos, batch_size)
+        owns = [category] * len(rows) if category is None or isinstance(category, str) else list(category)
+        jobs = [self._job(prompt, row, options, own) for row, (prompt, own) in enumerate(zip(rows, owns, strict=True))]
+        if batch_size == 1 or len(jobs) < 2:
+            return [run_alone(self.target, self._drafter(job.config), job, self._ending(options)) for job in jobs]
+        crew = Crew({job.config: self._drafter(job.config) for job in jobs}, min(batch_size, len(jobs)))
+        return run_together(self.target, crew, jobs, self._ending(options))
 
     def stream(  # noqa: PLR0913  (the public contract)
         self,
@@ -192,7 +200,8 @@ class SpeculativeDecoder:
     ) -> Iterator[Chunk]:
         """Generate for one prompt and yield after every step; arguments and errors as for `generate`."""
         options = GenerationOptions.of(config, sampling, max_new_tokens, stop, ignore_eos)
-        return self._chunks(self._job(prompt, 0, options, category), options)
+        job = self._job(prompt, 0, options, category)
+        return stream_alone(self.target, self._drafter(job.config), job, self._ending(options))
 
     def tie_gap(
         self, prompt_ids: Sequence[int], token_ids: Sequence[int], index: int, sampling: SamplingParams
@@ -243,49 +252,12 @@ class SpeculativeDecoder:
         if options.stop:
             self._codec()
         if not isinstance(chosen, SpecConfig):
-            chosen = chosen.choose(batch_size=1, context_length=len(prompt_ids), category=category)
+            chosen = chosen.choose(batch_size=options.batch_size, context_length=len(prompt_ids), category=category)
         self.check(chosen)
         seed, costs = options.sampling.seed + row, costs_of(self.costs, chosen.drafter)
         sampling = replace(options.sampling, seed=seed)
         return Job(tuple(prompt_ids), chosen, sampling, seed, options.max_new_tokens, costs)
 
-    def _generate_one(self, job: Job, options: GenerationOptions) -> Generation:
-        token_ids: list[int] = []
-        growing = GrowingText(self.text, options.stop)
-        stats, reason = StepStats(), ""
-        for kept, reason, stats in self._steps(job, options, growing):  # noqa: B007  (the last ones count)
-            token_ids.extend(kept)
-        return Generation(tuple(token_ids), growing.show(is_final=True), stats, reason, job.prompt_ids)
-
-    def _chunks(self, job: Job, options: GenerationOptions) -> Iterator[Chunk]:
-        growing = GrowingText(self.text, options.stop)
-        for kept, reason, stats in self._steps(job, options, growing):
-            yield Chunk(growing.show(is_final=bool(reason)), tuple(kept), stats, reason)
-
-    def _steps(
-        self, job: Job, options: GenerationOptions, growing: GrowingText
-    ) -> Iterator[tuple[list[int], str, StepStats]]:
-        """Yield the tokens each step adds, why the output ends with them (or an empty string), and the counts."""
-        started = perf_counter()
+    def _ending(self, options: GenerationOptions) -> Ending:
         eos = frozenset() if options.ignore_eos else self.target.eos_token_ids
-        session = Session(self.target, self._drafter(job.config), job)
-        stats = session.stats
-        for tokens in session.run():
-            kept, reason = _end(tokens, eos, growing)
-            stats.drop(len(tokens) - len(kept))
-            if not reason and stats.num_new_tokens == job.max_new_tokens:
-                reason = "length"
-            stats.total_seconds = perf_counter() - started
-            yield kept, reason, stats
-            if reason:
-                return
-
-
-def _end(tokens: list[int], eos: frozenset[int], growing: GrowingText) -> tuple[list[int], str]:
-    """Cut the tokens of a step behind the first that ends the output, and say what ended it."""
-    for place, token in enumerate(tokens, start=1):
-        if growing.append(token):
-            return tokens[:place], "stop"
-        if token in eos:
-            return tokens[:place], "eos"
-    return tokens, ""
+        return Ending(self.text, options.stop, eos)

@@ -1,13 +1,14 @@
 """How a drafter with next-token probabilities grows a draft: chains, rank paths, beams, best-first trees.
 
-Works on any `Expander`, which runs the drafter behind nodes. Children of chains and of rank paths may be drawn,
-because the form is known before; those of beams and best-first trees are the most probable ones, because nodes that
-are kept for what was drawn would bias the output.
+Asks for the logits behind nodes, which whoever runs the drafter answers: an `Expander` for one draft, or one forward
+for the drafts of many prompts. Children of chains and of rank paths may be drawn, because the form is known before;
+those of beams and best-first trees are the most probable ones, because nodes that are kept for what was drawn would
+bias the output.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -111,23 +112,39 @@ class Growth:
         return ACCEPT_RULES[self.config.accept_rule].needs_logits
 
 
-def grow(expander: Expander, how: Growth) -> TokenTree:
-    """Grow the draft of one step; see `autospec.rules.TREE_SHAPES`."""
+# A draft that grows: asks for the logits behind nodes of its tree, is sent them, and returns the draft.
+Asking = Generator[tuple[Growing, list[int]], Tensor, TokenTree]
+
+
+def growing(how: Growth) -> Asking:
+    """Return the draft of one step while it grows; see `autospec.rules.TREE_SHAPES`."""
     how.stopping.begin()
     match how.config.tree_shape:
         case "chain":
-            return _greedy_chain(expander, how) if how.sampling.is_greedy else _sampled_chain(expander, how)
+            return _greedy_chain(how) if how.sampling.is_greedy else _sampled_chain(how)
         case "static" | "optimal":
-            return _ranked(expander, how)
+            return _ranked(how)
         case "beam":
-            return _layered(expander, how, how.config.tree_width)
-    return _layered(expander, how, how.config.tree_nodes)
+            return _layered(how, how.config.tree_width)
+    return _layered(how, how.config.tree_nodes)
 
 
-def _greedy_chain(expander: Expander, how: Growth) -> TokenTree:
+def grow(expander: Expander, how: Growth) -> TokenTree:
+    """Grow the draft of one step over an expander."""
+    asking = growing(how)
+    try:
+        tree, nodes = next(asking)
+        while True:
+            tree, nodes = asking.send(expander.expand(tree, nodes))
+    except StopIteration as finished:
+        draft: TokenTree = finished.value
+        return draft
+
+
+def _greedy_chain(how: Growth) -> Asking:
     tree, stopping = Growing(), how.stopping
     for depth in range(how.max_depth):
-        logits = expander.expand(tree, [depth - 1])[0]
+        logits = (yield tree, [depth - 1])[0]
         token = int(logits.argmax())
         tree.add(token, depth - 1)
         tree.logits += [logits] * how.shows_logits
@@ -136,12 +153,12 @@ def _greedy_chain(expander: Expander, how: Growth) -> TokenTree:
     return tree.finish()
 
 
-def _sampled_chain(expander: Expander, how: Growth) -> TokenTree:
+def _sampled_chain(how: Growth) -> Asking:
     tree = Growing()
     positions = range(how.position, how.position + how.max_depth)
     numbers = uniforms(how.seed, positions, Use.DRAFT, range(how.max_depth))
     for depth in range(how.max_depth):
-        logits = expander.expand(tree, [depth - 1])
+        logits = yield tree, [depth - 1]
         row = to_probs(logits[0], how.sampling)
         token = int(_scores(logits, how, depth + 1).argmax() if how.is_coupled else pick(row, numbers[depth]))
         tree.add(token, depth - 1)
@@ -194,7 +211,7 @@ def _best(scores: Tensor, num_children: int) -> Tensor:
     return best.indices.masked_fill(best.values == -torch.inf, -1)
 
 
-def _ranked(expander: Expander, how: Growth) -> TokenTree:
+def _ranked(how: Growth) -> Asking:
     """Grow a tree whose form is a list of rank paths, one drafter call for each depth.
 
     Children that are drawn are drawn in the order of their ranks.
@@ -208,7 +225,7 @@ def _ranked(expander: Expander, how: Growth) -> TokenTree:
         families = dict[tuple[int, ...], list[int]]()
         for path in level:
             families.setdefault(path[:-1], []).append(path[-1])
-        logits = expander.expand(tree, [nodes[parent] for parent in families])
+        logits = yield tree, [nodes[parent] for parent in families]
         rows = to_probs(logits, how.sampling) if draws else logits
         if draws:
             tokens = _drawn_children(rows, how, depth, max(map(len, families.values()))).cpu()
@@ -224,7 +241,7 @@ def _ranked(expander: Expander, how: Growth) -> TokenTree:
     return tree.finish()
 
 
-def _layered(expander: Expander, how: Growth, num_expanded: int) -> TokenTree:
+def _layered(how: Growth, num_expanded: int) -> Asking:
     """Grow depth by depth the most probable paths, and cut all that was seen to the budget.
 
     Expanded at each depth are the best `num_expanded` nodes of it that are among the best `tree_nodes` of all: with
@@ -235,7 +252,7 @@ def _layered(expander: Expander, how: Growth, num_expanded: int) -> TokenTree:
     budget, least = how.config.tree_nodes, how.stopping.least_path_prob
     frontier = [(-1, 0.0)]  # (node, log-probability of its path)
     for depth in range(1, how.max_depth + 1):
-        logits = expander.expand(tree, [node for node, _ in frontier])
+        logits = yield tree, [node for node, _ in frontier]
         ranked = _scores(logits, how, depth).topk(min(how.config.tree_width, logits.shape[-1]), dim=-1)
         layer = []
         for (parent, weight), values, tokens, row in zip(

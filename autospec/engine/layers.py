@@ -42,7 +42,7 @@ def keep_layers(model: CausalLM, layers: Sequence[int]) -> CausalLM:
         above._modules[name] = _shallow(above._modules[name], configs)
         above = above._modules[name]
     above._modules[path[-1]] = nn.ModuleList([above._modules[path[-1]][layer] for layer in layers])
-    return CausalLM(top, f"{model.name}[{','.join(map(str, layers))}]", model.revision)
+    return model.keep(top, layers)
 
 
 def _path_to_layers(model: nn.Module, total: int) -> list[str] | None:

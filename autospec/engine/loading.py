@@ -155,11 +155,14 @@ def load_drafter(name: str, source: str | PreTrainedModel | Drafter, context: Lo
 
 
 def _small_model(source: str | PreTrainedModel, context: LoadContext) -> Drafter:
-    options = {"device": context.device, "dtype": context.dtype, "trust_remote_code": context.trust_remote_code}
-    small = load_model(source, **options)  # type: ignore[arg-type]
+    small = load_model(
+        source,
+        device=context.device,
+        dtype=context.dtype,
+        trust_remote_code=context.trust_remote_code,
+        compile=context.compile,
+    )
     theirs = _other_text(context, small, source)
-    if context.compile:
-        small.compile()
     if theirs is not None and context.text is not None:
         return TranslatedModelDrafter(small, theirs, context.target, context.text)
     return SmallModelDrafter(small, context.target.vocab_size)

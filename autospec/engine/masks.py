@@ -37,10 +37,14 @@ class NewTokens:
     depths: Sequence[int] | None = None
 
     @property
+    def is_level(self) -> bool:
+        """Whether all rows have the same length."""
+        return min(self.lengths) == max(self.lengths)
+
+    @property
     def is_plain(self) -> bool:
         """Whether a model's own causal mask says the same: one token, or an empty cache."""
-        is_level = min(self.lengths) == max(self.lengths)
-        return is_level and self.tree_mask is None and (self.num_new == 1 or max(self.lengths) == 0)
+        return self.is_level and self.tree_mask is None and (self.num_new == 1 or max(self.lengths) == 0)
 
     @property
     def positions(self) -> Tensor:
@@ -100,6 +104,57 @@ def attention_mask(
     if len(masks) == 1:
         return next(iter(masks.values()))
     return {kind: masks[window] for kind, window in reaches.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What the new tokens of one forward see in one kind of layer.
+
+    Args:
+        mask: [rows or 1, 1, num_new, max(lengths) + num_new] with 0 where a token may look and the lowest number
+            elsewhere; None where it may look everywhere, or everywhere before it.
+        is_causal: Without a mask: each sees only itself and those before it.
+    """
+
+    mask: Tensor | None
+    is_causal: bool = False
+
+
+def sights(new: NewTokens, windows: Windows, dtype: torch.dtype, device: torch.device) -> dict[str, Sight]:
+    """Return by kind of layer what scaled dot-product attention needs to be told.
+
+    Args:
+        new: The tokens.
+        windows: Of the model's kinds of layers.
+        dtype: Of the masks.
+        device: Of the masks.
+    """
+    end = max(new.lengths) + new.num_new
+    by_reach: dict[int | None, Sight] = {}
+    found = {}
+    for kind, window in windows.items():
+        reach = None if window is None or end <= window else window
+        if reach not in by_reach:
+            by_reach[reach] = _sight(new, reach, dtype, device)
+        found[kind] = by_reach[reach]
+    return found
+
+
+def _sight(new: NewTokens, window: int | None, dtype: torch.dtype, device: torch.device) -> Sight:
+    if window is None and new.is_plain:
+        return Sight(None, is_causal=new.num_new > 1)
+    if window is None and new.is_level:
+        return Sight(_behind_a_text(new, dtype).to(device))
+    return Sight(_additive(visible(new, window), dtype).to(device))
+
+
+def _behind_a_text(new: NewTokens, dtype: torch.dtype) -> Tensor:
+    """Return the mask of rows of one length, whose tokens all see what lies before the draft."""
+    end = new.lengths[0] + new.num_new
+    seen = torch.ones(new.num_new, new.num_new, dtype=torch.bool).tril() if new.tree_mask is None else new.tree_mask
+    mask = torch.zeros(new.num_new, end, dtype=dtype)
+    mask[:, end - seen.shape[1] :].masked_fill_(~seen, torch.finfo(dtype).min)
+    return mask[None, None]
 
 
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:

@@ -5,7 +5,6 @@ Loads anything decoder-only that transformers loads. Knows nothing of drafts, ru
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,13 +13,17 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from autospec.engine.cache import KVCache
+from autospec.engine.forwards import Forward, TransformersForward
+from autospec.engine.lean import LeanForward, read_lean, release
 from autospec.engine.location import locate
-from autospec.engine.masks import NewTokens, attention_mask, layer_windows
-from autospec.engine.probing import check_usable, first_line
+from autospec.engine.masks import NewTokens, layer_windows
+from autospec.engine.model_facts import context_length, eos_token_ids, steady_length
+from autospec.engine.probing import agrees, check_usable, first_line
+from autospec.engine.rows import FlatRows, RowTokens
 from autospec.errors import ModelError
 
 # Other modules take the type from here, so that transformers has one room.
-__all__ = ["CausalLM", "PreTrainedModel", "cache_argument", "load_model", "resolve_device"]
+__all__ = ["CausalLM", "PreTrainedModel", "load_model", "resolve_device"]
 
 
 class CausalLM:
@@ -30,22 +33,32 @@ class CausalLM:
         model: A decoder-only causal language model.
         name: Id or path it was loaded from, for records.
         revision: Revision it was loaded at, if one was asked for.
+        forward: What runs it; by default a lean one where there is one that computes the same, else transformers'.
+        is_owned: Nobody else uses the model: weights that a lean forward holds in a form of its own are let go.
 
     Raises:
         ModelError: It cannot be used as a target or drafter; see `autospec.engine.probing.check_usable`.
     """
 
-    def __init__(self, model: PreTrainedModel, name: str, revision: str | None = None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        name: str,
+        revision: str | None = None,
+        forward: Forward | None = None,
+        is_owned: bool = False,
+    ) -> None:
         self.model, self.name, self.revision = model.eval(), name, revision
         config = model.config.get_text_config()
         self.vocab_size = int(config.vocab_size)
-        self.context_length = _context_length(config)
-        self._steady_length = _steady_length(config)
+        self.context_length = context_length(config)
+        self._steady_length = steady_length(config)
         self._windows = layer_windows(config, name)
-        self.eos_token_ids = _eos_token_ids(model)
-        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._cache_name = cache_argument(model)
-        check_usable(self)
+        self.eos_token_ids = eos_token_ids(model)
+        self._forward = TransformersForward(self.model, self._windows) if forward is None else forward
+        seen = check_usable(self)
+        if forward is None:
+            self._become_lean(seen, is_owned)
 
     @property
     def device(self) -> torch.device:
@@ -78,12 +91,34 @@ class CausalLM:
     @torch.inference_mode()
     def head(self, hidden: Tensor) -> Tensor:
         """Return what the language-model head says of last hidden states: [..., vocab]."""
-        logits: Tensor = self.model.get_output_embeddings()(hidden)
-        return logits
+        return self._forward.head(hidden)
 
-    def compile(self) -> None:
-        """Run the model through `torch.compile` with dynamic shapes from now on."""
-        self.model.compile(dynamic=True)
+    @property
+    def is_lean(self) -> bool:
+        """Whether it runs by a forward of our own instead of transformers'."""
+        return isinstance(self._forward, LeanForward)
+
+    def _become_lean(self, expected: Tensor, is_owned: bool) -> None:
+        """Run by a lean forward from now on, if there is one for this kind of model that computes what is expected."""
+        lean, plain = read_lean(self.model, self._windows), self._forward
+        if lean is None:
+            return
+        self._forward = lean
+        if not agrees(self, expected):
+            self._forward = plain
+        elif is_owned:
+            release(self.model)
+
+    def keep(self, model: PreTrainedModel, layers: Sequence[int]) -> CausalLM:
+        """Return one of some of its layers, which shares its weights and its slots of a cache.
+
+        Args:
+            model: Made of these layers of this one's modules.
+            layers: Which.
+        """
+        lean = self._forward.keep(layers) if isinstance(self._forward, LeanForward) else None
+        forward = TransformersForward(model, self._windows) if lean is None else lean
+        return CausalLM(model, f"{self.name}[{','.join(map(str, layers))}]", self.revision, forward)
 
     @torch.inference_mode()
     def forward(
@@ -108,8 +143,10 @@ class CausalLM:
         Returns:
             Logits [batch, num_logits or n, vocab].
         """
-        logits: Tensor = self._run(input_ids, cache, tree_mask, depths, self._keeping(num_logits)).logits
-        return logits[:, -num_logits:]  # all of them where it is 0
+        new = NewTokens(cache.lengths, input_ids.shape[1], tree_mask, depths)
+        logits, _ = self._forward.run(input_ids, new, cache, num_logits, wants_hidden=False)
+        cache.advance(new.num_new)
+        return logits
 
     @torch.inference_mode()
     def forward_with_hidden(
@@ -133,35 +170,35 @@ class CausalLM:
             tree_mask: See `forward`.
             depths: See `forward`.
         """
-        options = {**self._keeping(num_logits), "output_hidden_states": True}
-        output = self._run(input_ids, cache, tree_mask, depths, options)
-        chosen = [output.hidden_states[layer] for layer in layers]
-        return output.logits[:, -num_logits:], torch.cat(chosen, dim=-1) if chosen else output.logits[..., :0]
-
-    def _keeping(self, num_logits: int) -> dict[str, Any]:
-        """Return what tells the model to compute the last logits only, where it can be told."""
-        return {"logits_to_keep": num_logits} if self._keeps_logits else {}
-
-    def _run(
-        self,
-        input_ids: Tensor,
-        cache: KVCache,
-        tree_mask: Tensor | None,
-        depths: Sequence[int] | None,
-        options: dict[str, Any],
-    ) -> Any:
-        device = self.device
         new = NewTokens(cache.lengths, input_ids.shape[1], tree_mask, depths)
-        output = self.model(
-            input_ids=input_ids.to(device),
-            attention_mask=attention_mask(new, self._windows, self.dtype, device),
-            position_ids=new.positions.to(device),
-            use_cache=True,
-            **{self._cache_name: cache},
-            **options,
-        )
+        logits, hidden = self._forward.run(input_ids, new, cache, num_logits, wants_hidden=True)
         cache.advance(new.num_new)
-        return output
+        chosen = [hidden[layer] for layer in layers]
+        return logits, torch.cat(chosen, dim=-1) if chosen else logits[..., :0]
+
+    @torch.inference_mode()
+    def forward_rows(
+        self, asked: Sequence[RowTokens], cache: KVCache, layers: Sequence[int] = ()
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """Run new tokens of several rows of a cache at once; what comes out for one does not depend on the others.
+
+        Args:
+            asked: At most one for each row; other rows are left as they are.
+            cache: Each row is advanced by its own number of tokens.
+            layers: Which hidden states are wanted; see `forward_with_hidden`.
+
+        Returns:
+            In the order asked: logits [wanted tokens, vocab], and hidden states [n, width * len(layers)] or None.
+        """
+        flat = FlatRows(cache.lengths, asked)
+        logits, hidden = self._forward.run_rows(flat, cache, wants_hidden=bool(layers))
+        for one in asked:
+            cache.lengths[one.row] += len(one.token_ids)
+        by_row = flat.split(logits[0])
+        if not layers:
+            return [(own, None) for own in by_row]
+        states = torch.cat([hidden[layer] for layer in layers], dim=-1)[0]
+        return list(zip(by_row, flat.split_tokens(states), strict=True))
 
     @property
     def usable_length(self) -> int:
@@ -186,11 +223,6 @@ class CausalLM:
             )
 
 
-def cache_argument(model: PreTrainedModel) -> str:
-    """Return under which name a forward takes its KV cache: transformers 5.24 renamed `past_key_values`."""
-    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-
-
 def load_model(
     source: str | PreTrainedModel,
     *,
@@ -198,6 +230,7 @@ def load_model(
     dtype: str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    compile: bool = False,
 ) -> CausalLM:
     """Load a model by id or path, or wrap a loaded one.
 
@@ -207,12 +240,14 @@ def load_model(
         dtype: `auto` is float32 on a CPU and the checkpoint's own on CUDA.
         revision: Of a hub id.
         trust_remote_code: Run Python code that comes with the checkpoint.
+        compile: Run transformers' forward through `torch.compile`, with dynamic shapes.
 
     Raises:
         ModelError: It cannot be found, reached, loaded or used.
     """
     if isinstance(source, PreTrainedModel):
-        return CausalLM(source, name=str(source.config.name_or_path or type(source).__name__))
+        name = str(source.config.name_or_path or type(source).__name__)
+        return _compiled(source, name, None) if compile else CausalLM(source, name)
     where = resolve_device(device)
     location = locate(source)
     number_format = _resolve_dtype(dtype, where)
@@ -229,7 +264,14 @@ def load_model(
         raise
     except Exception as error:  # damaged files make transformers and safetensors raise what they like
         raise ModelError(f"`{source}` cannot be loaded as a causal language model: {first_line(error)}") from error
-    return CausalLM(model, source, revision)
+    return _compiled(model, source, revision) if compile else CausalLM(model, source, revision, is_owned=True)
+
+
+def _compiled(model: PreTrainedModel, name: str, revision: str | None) -> CausalLM:
+    plain = TransformersForward(model, layer_windows(model.config.get_text_config(), name))
+    made = CausalLM(model, name, revision, plain)
+    model.compile(dynamic=True)  # after the checks of a new model, whose shapes nobody uses
+    return made
 
 
 def resolve_device(device: str) -> torch.device:
@@ -257,33 +299,3 @@ def _resolve_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
     if dtype not in names:
         raise ModelError(f"`dtype` must be one of {['auto', *names]}, but got {dtype!r}")
     return names[dtype]
-
-
-def _context_length(config: Any) -> int:
-    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
-        value = getattr(config, name, None)
-        if isinstance(value, int) and value > 0:
-            return value
-    return 1 << 30
-
-
-def _steady_length(config: Any) -> int | None:
-    """Return up to which length rotary angles stay as they are; None where they do not depend on the length.
-
-    LongRoPE has two sets of factors, for texts up to its original context and for longer ones: a text that grows
-    across that edge, even by a draft, would mix keys of both.
-    """
-    rope = getattr(config, "rope_parameters", None) or {}
-    by_kind = [values for values in rope.values() if isinstance(values, dict)] or [rope]
-    lengths = [
-        values.get("original_max_position_embeddings") for values in by_kind if values.get("rope_type") == "longrope"
-    ]
-    return min((int(length) for length in lengths if length), default=None)
-
-
-def _eos_token_ids(model: PreTrainedModel) -> frozenset[int]:
-    generation = getattr(model, "generation_config", None)
-    eos = getattr(generation, "eos_token_id", None)
-    if eos is None:
-        eos = model.config.get_text_config().eos_token_id
-    return frozenset([eos] if isinstance(eos, int) else eos or [])

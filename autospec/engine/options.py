@@ -35,6 +35,7 @@ class GenerationOptions:
         max_new_tokens: Most tokens to emit.
         stop: Strings that end the output; the text is cut before them.
         ignore_eos: Go on behind an end-of-text token.
+        batch_size: Prompts decoded side by side.
 
     Raises:
         ConfigError: A value of another type or out of range; all faults are listed.
@@ -45,6 +46,7 @@ class GenerationOptions:
     max_new_tokens: int
     stop: tuple[str, ...]
     ignore_eos: bool
+    batch_size: int = 1
 
     def __post_init__(self) -> None:
         faults = []
@@ -56,6 +58,8 @@ class GenerationOptions:
             faults.append(f"`max_new_tokens` must be an integer, but got {self.max_new_tokens!r}")
         elif self.max_new_tokens < 1:
             faults.append(f"`max_new_tokens >= 1` must hold, but got {self.max_new_tokens}")
+        if type(self.batch_size) is not int or self.batch_size < 1:
+            faults.append(f"`batch_size` must be an integer of at least 1, but got {self.batch_size!r}")
         if not all(isinstance(word, str) for word in self.stop):
             faults.append(f"`stop` must be a string or a list of strings, but got {list(self.stop)}")
         elif not all(self.stop):
@@ -71,6 +75,7 @@ class GenerationOptions:
         max_new_tokens: int,
         stop: str | Sequence[str],
         ignore_eos: bool,
+        batch_size: int = 1,
     ) -> Self:
         """Build from what a caller passed: None is speculation off and greedy decoding, one stop string is a list."""
         words = (stop,) if isinstance(stop, str) or not isinstance(stop, Sequence) else tuple(stop)
@@ -80,6 +85,7 @@ class GenerationOptions:
             max_new_tokens,
             words,
             ignore_eos,
+            batch_size,
         )
 
 

@@ -17,8 +17,11 @@ if TYPE_CHECKING:
     from autospec.engine.model import CausalLM
 
 
-def check_usable(model: CausalLM) -> None:
+def check_usable(model: CausalLM) -> Tensor:
     """Refuse a model that would end in wrong text.
+
+    Returns:
+        [n, vocab] the logits it was judged by, which another forward of the same weights must have too.
 
     Raises:
         ModelError: It is an encoder-decoder, keeps a recurrent state, biases attention by distance in the cache, does
@@ -42,15 +45,24 @@ def check_usable(model: CausalLM) -> None:
         raise ModelError(
             f"`{model.name}` ({kind}) does not run with a KV cache of keys and values: {first_line(error)}"
         ) from error
-    if _differ(split, whole, model.dtype):
+    if differ(split, whole, model.dtype):
         raise ModelError(
             f"logits must be the same with and without a KV cache, but those of `{model.name}` ({kind}) differ"
         )
-    if _differ(branches, torch.stack([whole[2], other[2]]), model.dtype):
+    if differ(branches, torch.stack([whole[2], other[2]]), model.dtype):
         raise ModelError(
             "logits of a token in a tree must be those of its path alone, "
             f"but `{model.name}` ({kind}) does not follow masks and positions"
         )
+    return torch.cat([whole, split, branches, other])
+
+
+def agrees(model: CausalLM, expected: Tensor) -> bool:
+    """Return whether a model has the logits that `check_usable` saw of another."""
+    try:
+        return not differ(check_usable(model), expected, model.dtype)
+    except ModelError:
+        return False
 
 
 def _check_configuration(model: CausalLM, kind: str) -> None:
@@ -87,8 +99,8 @@ def _run_branches(model: CausalLM, cache: KVCache) -> Tensor:
     return model.forward(ids, cache, tree_mask=torch.eye(2, dtype=torch.bool), depths=(0, 0))[0].float()
 
 
-def _differ(logits: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
-    """Whether logits differ by more than rounding; a model that looks elsewhere differs by far more than these."""
+def differ(logits: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
+    """Return whether logits differ by more than rounding; those of a model that looks elsewhere differ by far more."""
     limit = 1e-3 if dtype == torch.float32 else 0.1
     return bool((logits - expected).abs().mean() > limit * expected.std())
 

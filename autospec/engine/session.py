@@ -20,6 +20,7 @@ from autospec.engine.costs import CONSTANT_COSTS, CostCurve
 from autospec.engine.draft_checks import check_draft, num_branches
 from autospec.engine.drafters.base import Drafter, DraftPlan, Needs, Trail
 from autospec.engine.model import CausalLM
+from autospec.engine.rows import RowTokens
 from autospec.engine.termination import Stopping
 from autospec.engine.tree import TokenTree
 from autospec.errors import AutospecError, DrafterError
@@ -58,10 +59,19 @@ class Session:
         drafter: None is the plain loop.
         job: What to decode.
         now: Reads the seconds by which phases are told apart. The default does not wait for a device.
+        cache: A row of a batch's cache; None makes one.
+
+    Raises:
+        ModelError: Prompt and new tokens do not fit the context.
     """
 
     def __init__(
-        self, target: CausalLM, drafter: Drafter | None, job: Job, now: Callable[[], float] = perf_counter
+        self,
+        target: CausalLM,
+        drafter: Drafter | None,
+        job: Job,
+        now: Callable[[], float] = perf_counter,
+        cache: KVCache | None = None,
     ) -> None:
         self._target, self._drafter, self._job, self._now = target, drafter, job, now
         self._text = list(job.prompt_ids)
@@ -69,13 +79,21 @@ class Session:
         capacity = len(job.prompt_ids) + job.max_new_tokens
         target.check_length(capacity)
         self._needs = drafter.needs if drafter is not None else Needs()
-        num_beside = max(num_branches(job.config), self._needs.target_slots(job.config))
-        self.cache = KVCache(capacity + num_beside)
+        needed = self.slots_for(drafter, job)
+        self.cache = KVCache(needed) if cache is None else cache
+        self.cache.reserve(needed)
+        self.cache.crop(0, 0)
         self._capacity = capacity
         self._stopping = Stopping(job.config, job.costs)
         self._judge = Judge(job.config, job.sampling, job.seed)
         self._trail: Trail | None = None
         self.stats = StepStats()
+
+    @staticmethod
+    def slots_for(drafter: Drafter | None, job: Job) -> int:
+        """Return how many slots of a cache a job needs: its text, and nodes beside one path of a draft."""
+        beside = 0 if drafter is None else drafter.needs.target_slots(job.config)
+        return len(job.prompt_ids) + job.max_new_tokens + max(num_branches(job.config), beside)
 
     def run(self) -> Iterator[list[int]]:
         """Yield the tokens of the prefill and then of each step, until the room is used up."""
@@ -88,6 +106,21 @@ class Session:
     def room(self) -> int:
         """Most tokens that may still be emitted."""
         return self._room
+
+    @property
+    def limit(self) -> int:
+        """Longest draft that the stopping rule allows now; 0 without a drafter."""
+        return 0 if self._drafter is None else self.cut(self._stopping.limit)
+
+    @property
+    def drafter(self) -> Drafter | None:
+        """What drafts; None is the plain loop."""
+        return self._drafter
+
+    @property
+    def hidden_layers(self) -> tuple[int, ...]:
+        """Which hidden states the drafter needs."""
+        return self._needs.hidden_layers
 
     @property
     def num_tokens(self) -> int:
@@ -118,9 +151,9 @@ class Session:
         started = self._now()
         sampling = job.config.draft_sampling(job.sampling)
         plan = DraftPlan(job.config, sampling, job.seed, self._capacity, self._stopping, self.cache)
-        with self._blaming("start"):
+        with self.blaming("start"):
             drafter.start(job.prompt_ids, plan)
-        with self._blaming("commit"):
+        with self.blaming("commit"):
             drafter.commit(self._text[len(job.prompt_ids) :], self._trail)
         self.stats.draft_seconds += self._now() - started
 
@@ -174,16 +207,39 @@ class Session:
 
     def _step(self, drafter: Drafter, limit: int) -> list[int]:
         """Draft, verify, accept, commit."""
-        started = self._now()
-        # One token always comes from the target itself, so a longer draft could not be used.
-        limit = min(limit, self._room - 1)
-        with self._blaming("propose"):
+        started, limit = self._now(), self.cut(limit)
+        with self.blaming("propose"):
             tree = drafter.propose(limit)
-        check_draft(tree, self._job.config, limit, self._target.vocab_size)
+        asked = self.ask(tree, limit)
         drafted = self._now()
-        root = self.cache.length
-        logits, hidden = self._verify(tree)
+        logits, hidden = self._verify(asked)
         verified = self._now()
+        self.stats.draft_seconds += drafted - started
+        self.stats.verify_seconds += verified - drafted
+        return self.settle(tree, logits, hidden)
+
+    def cut(self, limit: int) -> int:
+        """Return how long a draft may be: one token always comes from the target, so a longer one is of no use."""
+        return min(limit, self._room - 1)
+
+    def ask(self, tree: TokenTree, limit: int) -> RowTokens:
+        """Return what the target must run to verify a draft: the root and all nodes, at once.
+
+        Args:
+            tree: The draft.
+            limit: Longest path that was asked for.
+
+        Raises:
+            DrafterError: It cannot be verified.
+        """
+        check_draft(tree, self._job.config, limit, self._target.vocab_size)
+        mask = tree.ancestor_mask()
+        depths = None if mask is None else (0, *tree.depths)
+        return RowTokens(self.cache.place, [self._text[-1], *tree.tokens], mask, depths)
+
+    def settle(self, tree: TokenTree, logits: Tensor, hidden: Tensor | None) -> list[int]:
+        """Accept and commit, with the target's logits [nodes + 1, vocab] behind the root and every node."""
+        started, root = self._now(), self.cache.length - tree.num_nodes - 1
         verdict = self._judge.accept(tree, logits, len(self._text))
         tokens = [*(tree.tokens[node] for node in verdict.path), verdict.next_id]
         slots = [0, *(node + 1 for node in verdict.path)]
@@ -191,15 +247,14 @@ class Session:
         self._stopping.observe(tree.depth, verdict.num_accepted)
         self.stats.add_step(tree.num_nodes, verdict.num_accepted, _num_tested(tree, verdict))
         self._commit(tokens)
-        with self._blaming("commit"):
-            drafter.commit(tokens, self._trail_of(root, slots, logits, hidden))
-        self.stats.draft_seconds += drafted - started
-        self.stats.verify_seconds += verified - drafted
-        self.stats.accept_seconds += self._now() - verified
+        if self._drafter is not None:
+            with self.blaming("commit"):
+                self._drafter.commit(tokens, self._trail_of(root, slots, logits, hidden))
+        self.stats.accept_seconds += self._now() - started
         return tokens
 
     @contextmanager
-    def _blaming(self, method: str) -> Iterator[None]:
+    def blaming(self, method: str) -> Iterator[None]:
         """Say which drafter raised, in which of its methods; what is wrong with the device is nobody's fault."""
         try:
             yield
@@ -208,17 +263,16 @@ class Session:
         except Exception as error:  # a drafter may be the user's code: it raises what it likes
             raise DrafterError(f"drafter {self._job.config.drafter!r} failed in `{method}`: {told(error)}") from error
 
-    def _verify(self, tree: TokenTree) -> tuple[Tensor, Tensor | None]:
-        """Run the root and all nodes through the target at once: logits [nodes + 1, vocab], and hidden states."""
-        mask = tree.ancestor_mask()
-        depths = None if mask is None else (0, *tree.depths)
-        input_ids = torch.tensor([[self._text[-1], *tree.tokens]])
+    def _verify(self, asked: RowTokens) -> tuple[Tensor, Tensor | None]:
+        """Run the target: logits [nodes + 1, vocab], and hidden states."""
+        input_ids = torch.tensor([asked.token_ids])
         if layers := self._needs.hidden_layers:
             logits, hidden = self._target.forward_with_hidden(
-                input_ids, self.cache, layers, tree_mask=mask, depths=depths
+                input_ids, self.cache, layers, tree_mask=asked.tree_mask, depths=asked.depths
             )
             return logits[0], hidden[0]
-        return self._target.forward(input_ids, self.cache, tree_mask=mask, depths=depths)[0], None
+        logits = self._target.forward(input_ids, self.cache, tree_mask=asked.tree_mask, depths=asked.depths)
+        return logits[0], None
 
     def _trail_of(self, root: int, slots: list[int], logits: Tensor, hidden: Tensor | None) -> Trail | None:
         if not self._needs.anything:

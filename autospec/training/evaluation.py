@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from transformers import DynamicCache, PreTrainedModel
 
 from autospec.clock import Clock
-from autospec.engine.model import cache_argument
+from autospec.engine.forwards import cache_argument
 
 END_ID = 0  # the end-of-text token, which is the first of every tokenizer that `tokens.train_tokenizer` makes
 

@@ -31,6 +31,7 @@ from autospec.engine.drafters import (
     SmallModelDrafter,
     SuffixDrafter,
 )
+from autospec.engine.rows import RowTokens
 from autospec.engine.termination import Stopping
 from autospec.rules import ACCEPT_RULES, STOP_RULES, TREE_SHAPES, draws_children
 
@@ -83,6 +84,24 @@ class TableLM:
         cache.advance(num_new)
         logits = self.logits.view(-1, self.vocab_size)[torch.tensor(places)]
         return logits.view(len(cache.lengths), len(asked), -1)
+
+    def forward_rows(
+        self, asked: Sequence[RowTokens], cache: KVCache, layers: Sequence[int] = ()
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        assert not layers, "a table has no hidden states"
+        return [
+            (
+                self.forward(
+                    torch.tensor([list(one.token_ids)]),
+                    cache.row(one.row),
+                    num_logits=one.num_logits,
+                    tree_mask=one.tree_mask,
+                    depths=one.depths,
+                )[0],
+                None,
+            )
+            for one in asked
+        ]
 
     def forward_with_hidden(
         self, input_ids: Tensor, cache: KVCache, layers: Sequence[int], **tree: Any

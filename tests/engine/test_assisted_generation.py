@@ -44,7 +44,8 @@ def pocket_pair() -> Pair:
     rows = [json.loads(line) for line in pocket.workload_path().read_text(encoding="utf-8").splitlines()]
     codec = TextCodec.load(str(pocket.target_path()))
     shortest = {row["category"]: row["prompt"] for row in sorted(rows, key=lambda row: -len(row["prompt"]))}
-    models = [AutoModelForCausalLM.from_pretrained(path) for path in (pocket.target_path(), pocket.draft_path())]
+    paths = (pocket.target_path(), pocket.draft_path())
+    models = [AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32) for path in paths]
     return Pair(*models, [codec.encode(prompt) for prompt in shortest.values()])
 
 
@@ -87,8 +88,14 @@ def theirs(model: Any, text: list[int], num_tokens: int, **how: Any) -> tuple[li
 
 def ours(pair: Pair, prompt: list[int], config: SpecConfig) -> tuple[Generation, list[int]]:
     decoder = SpeculativeDecoder.from_pretrained(pair.target, {"draft": pair.draft, "ngram": "ngram"})
-    with counted_passes(pair.target) as passes:
-        output = decoder.generate([prompt], config=config, max_new_tokens=NUM_TOKENS, ignore_eos=True)[0]
+    passes, forward = list[int](), decoder.target.forward
+
+    def counted(input_ids: Any, *args: Any, **how: Any) -> Any:
+        passes.append(input_ids.shape[1])
+        return forward(input_ids, *args, **how)
+
+    decoder.target.forward = counted  # type: ignore[method-assign]
+    output = decoder.generate([prompt], config=config, max_new_tokens=NUM_TOKENS, ignore_eos=True)[0]
     return output, passes
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.cache import KVCache
-from autospec.engine.growth import Growth
+from autospec.engine.growth import Growing, Growth
+from autospec.engine.model import CausalLM
+from autospec.engine.rows import RowTokens
 from autospec.engine.termination import Stopping
 from autospec.engine.tree import TokenTree
+from autospec.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,55 @@ class ChecksConfig(Protocol):
 
 
 @runtime_checkable
+class Forks(Protocol):
+    """A drafter that serves the prompts of a batch; others serve one prompt at a time."""
+
+    def fork(self, num_rows: int) -> Sequence[Drafter]:
+        """Return drafters for so many prompts at the same time, which share what does not depend on the prompt."""
+        ...
+
+
+class ForkedByCopy:
+    """For drafters that make everything anew which depends on the prompt when one starts."""
+
+    def fork(self, num_rows: int) -> list[Self]:
+        """Return shallow copies; see `Forks`."""
+        return [copy(self) for _ in range(num_rows)]
+
+
+@runtime_checkable
+class DraftsTogether(Protocol):
+    """A forked drafter whose model can run for the rows of a batch at once; see `autospec.engine.drafting`.
+
+    Attributes:
+        model: What runs.
+        cache: A row of the cache in which it runs.
+    """
+
+    @property
+    def model(self) -> CausalLM: ...
+
+    @property
+    def cache(self) -> KVCache: ...
+
+    def begin(self, max_length: int) -> Growth | None:
+        """Return how to grow the draft that `propose` would; None where there is none."""
+        ...
+
+    def ask(self, tree: Growing, nodes: Sequence[int]) -> RowTokens:
+        """Return what must be run for the logits behind nodes, and take it for run."""
+        ...
+
+    def read(self, logits: Tensor) -> Tensor:
+        """Turn the model's logits [n, ...] into those of the target's tokens: [n, vocab] float32."""
+        ...
+
+    def end(self) -> None:
+        """The draft is grown."""
+        ...
+
+
+@runtime_checkable
 class Drafter(Protocol):
     """Proposes drafts for one prompt at a time.
 
@@ -134,3 +187,19 @@ class Drafter(Protocol):
                 before on; after the prefill, at all positions of the prompt. None where nothing is needed.
         """
         ...
+
+
+def fork(drafter: Drafter, name: str, num_rows: int) -> Sequence[Drafter]:
+    """Return drafters for the prompts of a batch.
+
+    Args:
+        drafter: What is forked.
+        name: How configurations call it, for the message.
+        num_rows: Prompts at a time.
+
+    Raises:
+        ConfigError: It serves one prompt at a time.
+    """
+    if not isinstance(drafter, Forks):
+        raise ConfigError(f"drafters of a batch must have the method `fork`, but {name!r} serves one prompt at a time")
+    return drafter.fork(num_rows)

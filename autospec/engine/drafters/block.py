@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from autospec.engine.cache import KVCache
-from autospec.engine.drafters.base import DraftPlan, Needs, Trail
+from autospec.engine.drafters.base import DraftPlan, ForkedByCopy, Needs, Trail
 from autospec.engine.drafters.checkpoint import HeadCheckpoint, read_checkpoint
 from autospec.engine.drafters.layer_parts import LayerParts
 from autospec.engine.growth import MODEL_SHAPES, Growing, grow
@@ -135,7 +135,7 @@ def _feature_layers(checkpoint: HeadCheckpoint, target: CausalLM) -> tuple[int, 
     return tuple(layer + 1 for layer in named)
 
 
-class BlockDrafter:
+class BlockDrafter(ForkedByCopy):
     """Every depth has one row, whatever the path that leads there (marginals, as DDTree, 2604.12989, makes trees of).
 
     Args:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from autospec.config import SpecConfig
 from autospec.engine.draft_checks import check_kind
-from autospec.engine.drafters.base import Drafter, DraftPlan, Needs, Trail
+from autospec.engine.drafters.base import Drafter, DraftPlan, Needs, Trail, fork
 from autospec.engine.tree import TokenTree, Trie, empty_tree
 from autospec.errors import DrafterError
 
@@ -39,6 +39,18 @@ class CombinedDrafter:
         self._target_slots = [drafter.needs.target_slots for drafter in drafters]
         logits = any(drafter.needs.logits for drafter in drafters)
         self.needs = Needs(tuple(layers), logits, self._num_target_slots)
+
+    def fork(self, num_rows: int) -> list[CombinedDrafter]:
+        """Return combinations of forked parts; see `Forks`.
+
+        Raises:
+            ConfigError: A part serves one prompt at a time.
+        """
+        forked = {name: fork(part, name, num_rows) for name, part in self.parts.items()}
+        combine = "merge" if self._merges else "fallback"
+        return [
+            CombinedDrafter({name: rows[row] for name, rows in forked.items()}, combine) for row in range(num_rows)
+        ]
 
     def start(self, prompt_ids: Sequence[int], plan: DraftPlan) -> None:
         self._num_nodes = plan.config.tree_nodes

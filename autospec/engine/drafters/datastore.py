@@ -10,13 +10,13 @@ import torch
 
 from autospec.config import SpecConfig
 from autospec.engine.datastore import MAX_SUFFIX, SEPARATOR, Datastore, Ids
-from autospec.engine.drafters.base import DraftPlan, Needs, Trail
+from autospec.engine.drafters.base import DraftPlan, ForkedByCopy, Needs, Trail
 from autospec.engine.tree import TokenTree, empty_tree
 
 MAX_HITS = 5000
 
 
-class DatastoreDrafter:
+class DatastoreDrafter(ForkedByCopy):
     """Looks for the longest suffix, up to 16 tokens, that the datastore knows, and merges what follows its hits.
 
     A trie holds the tokens that most hits agree on, `tree_nodes` of them, at most `tree_width` behind one node; a

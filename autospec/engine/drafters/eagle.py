@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from autospec.engine.cache import KVCache
-from autospec.engine.drafters.base import DraftPlan, Needs, Trail
+from autospec.engine.drafters.base import DraftPlan, ForkedByCopy, Needs, Trail
 from autospec.engine.drafters.checkpoint import read_checkpoint
 from autospec.engine.drafters.eagle_model import EagleModel
 from autospec.engine.drafters.slots import DraftSlots, num_run_nodes
@@ -52,7 +52,7 @@ class FeatureModel(Protocol):
         ...
 
 
-class EagleDrafter:
+class EagleDrafter(ForkedByCopy):
     """Slot i of its cache holds the pair of the feature of position i and token i + 1.
 
     Args:

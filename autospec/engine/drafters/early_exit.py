@@ -7,16 +7,19 @@ committed tokens in the target's own cache, and the verification that follows wr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
 
 from autospec.config import SpecConfig
+from autospec.engine.cache import KVCache
 from autospec.engine.drafters.base import DraftPlan, Needs, Trail
 from autospec.engine.drafters.slots import DraftSlots, num_run_nodes
-from autospec.engine.growth import MODEL_SHAPES, Growing, grow
+from autospec.engine.growth import MODEL_SHAPES, Growing, Growth, grow
 from autospec.engine.layers import keep_layers
 from autospec.engine.model import CausalLM
+from autospec.engine.rows import RowTokens
 from autospec.engine.tree import TokenTree, empty_tree
 from autospec.errors import ConfigError, ModelError
 
@@ -79,24 +82,61 @@ class EarlyExitDrafter:
         self._plan, self._model = plan, self._models[layers]
         self._text = list(prompt_ids)
 
+    def fork(self, num_rows: int) -> list[EarlyExitDrafter]:
+        """Return drafters of the same layers; see `Forks`."""
+        forked = [copy(self) for _ in range(num_rows)]
+        for one in forked:
+            one._slots = DraftSlots()
+        return forked
+
     def propose(self, max_length: int) -> TokenTree:
-        if max_length < 1:
+        how = self.begin(max_length)
+        if how is None:
             return empty_tree()
-        cache = self._plan.target_cache
-        num_committed = cache.length
-        self._slots.clear()
-        tree = grow(self, self._plan.growth(len(self._text), max_length))
-        cache.crop(0, num_committed)
+        tree = grow(self, how)
+        self.end()
         return tree
+
+    @property
+    def model(self) -> CausalLM:
+        """The layers that draft; see `DraftsTogether`."""
+        return self._model
+
+    @property
+    def cache(self) -> KVCache:
+        """The target's own; see `DraftsTogether`."""
+        return self._plan.target_cache
+
+    def begin(self, max_length: int) -> Growth | None:
+        """Return how to grow; see `DraftsTogether`."""
+        if max_length < 1:
+            return None
+        self._num_committed = self.cache.length
+        self._slots.clear()
+        return self._plan.growth(len(self._text), max_length)
+
+    def ask(self, tree: Growing, nodes: Sequence[int]) -> RowTokens:
+        """Return what to run; see `DraftsTogether`."""
+        if nodes[0] == -1:
+            return RowTokens(self.cache.place, self._text[-1:])
+        placed = self._slots.place(tree, nodes)
+        token_ids = [tree.token_ids[node] for node in nodes]
+        return RowTokens(self.cache.place, token_ids, placed.tree_mask, placed.depths)
+
+    def read(self, logits: Tensor) -> Tensor:
+        """Return logits over the target's vocabulary; see `DraftsTogether`."""
+        return logits.float()
+
+    def end(self) -> None:
+        """Take back what was written into the target's cache; see `DraftsTogether`."""
+        self.cache.crop(0, self._num_committed)
 
     def expand(self, tree: Growing, nodes: Sequence[int]) -> Tensor:
         """Return the logits behind nodes; see `Expander`."""
-        cache = self._plan.target_cache
-        if nodes[0] == -1:
-            return self._model.forward(torch.tensor([self._text[-1:]]), cache)[0].float()
-        placed = self._slots.place(tree, nodes)
-        token_ids = torch.tensor([[tree.token_ids[node] for node in nodes]])
-        return self._model.forward(token_ids, cache, tree_mask=placed.tree_mask, depths=placed.depths)[0].float()
+        asked = self.ask(tree, nodes)
+        token_ids = torch.tensor([asked.token_ids])
+        logits = self._model.forward(token_ids, self.cache, tree_mask=asked.tree_mask, depths=asked.depths)
+        return self.read(logits[0])
 
     def commit(self, token_ids: Sequence[int], trail: Trail | None = None) -> None:
         self._text.extend(token_ids)

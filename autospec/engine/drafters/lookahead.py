@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import torch
 
 from autospec.config import SpecConfig
-from autospec.engine.drafters.base import DraftPlan, Needs, Trail
+from autospec.engine.drafters.base import DraftPlan, ForkedByCopy, Needs, Trail
 from autospec.engine.model import CausalLM
 from autospec.engine.tree import TokenTree, Trie, chain, empty_tree
 
@@ -36,7 +36,7 @@ def _longest_row(config: SpecConfig) -> int:
     return config.lookahead_window + config.lookahead_ngram - 2
 
 
-class LookaheadDrafter:
+class LookaheadDrafter(ForkedByCopy):
     """Drafts what followed the last token of the text in the pool, the most recent n-gram first.
 
     A chain is one n-gram; a trie holds `tree_width` of them.

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from autospec.engine.drafters.base import DraftPlan, Needs, Trail
+from autospec.engine.drafters.base import DraftPlan, ForkedByCopy, Needs, Trail
 from autospec.engine.drafters.checkpoint import HeadCheckpoint, read_checkpoint
 from autospec.engine.growth import MODEL_SHAPES, Growing, grow
 from autospec.engine.model import CausalLM
@@ -74,7 +74,7 @@ def _without_prefix(checkpoint: HeadCheckpoint) -> HeadCheckpoint:
     return HeadCheckpoint(checkpoint.source, checkpoint.config, own or checkpoint.weights)
 
 
-class MedusaDrafter:
+class MedusaDrafter(ForkedByCopy):
     """Every depth has one row, whatever the path that leads there; a draft is as deep as there are heads.
 
     Args:

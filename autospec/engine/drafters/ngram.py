@@ -11,11 +11,11 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from autospec.config import SpecConfig
-from autospec.engine.drafters.base import DraftPlan, Needs, Trail
+from autospec.engine.drafters.base import DraftPlan, ForkedByCopy, Needs, Trail
 from autospec.engine.tree import TokenTree, Trie, chain, empty_tree
 
 
-class NgramDrafter:
+class NgramDrafter(ForkedByCopy):
     """Looks for the longest suffix, between `ngram_max` and `ngram_min` tokens, that occurred before.
 
     In the text ``a b c d a b`` with `ngram_max` 2 the suffix ``a b`` was seen at the start, so ``c d a b`` is drafted;

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from autospec.config import SpecConfig
-from autospec.engine.drafters.base import DraftPlan, Needs, Trail
+from autospec.engine.drafters.base import DraftPlan, ForkedByCopy, Needs, Trail
 from autospec.engine.tree import TokenTree
 
 NUM_CANDIDATES = 8
@@ -20,7 +20,7 @@ NUM_CANDIDATES = 8
 Candidates = tuple[tuple[int, float], ...]
 
 
-class RecyclingDrafter:
+class RecyclingDrafter(ForkedByCopy):
     """Holds, for every token of the text, the target's top tokens behind its last occurrence, and their probabilities.
 
     A draft follows the table from the last token: rank paths by rank, a chain by the first rank, a best-first tree by

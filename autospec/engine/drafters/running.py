@@ -13,6 +13,7 @@ from autospec.engine.cache import KVCache
 from autospec.engine.drafters.slots import DraftSlots, num_run_nodes
 from autospec.engine.growth import Growing
 from autospec.engine.model import CausalLM
+from autospec.engine.rows import RowTokens
 
 
 class RunningModel:
@@ -22,10 +23,12 @@ class RunningModel:
 
     Args:
         model: Its vocabulary is that of the text.
+        cache: Where it keeps what it has run, such as a row of one that other texts share; None makes it anew for
+            every text.
     """
 
-    def __init__(self, model: CausalLM) -> None:
-        self.model = model
+    def __init__(self, model: CausalLM, cache: KVCache | None = None) -> None:
+        self.model, self._given = model, cache
         self.text: list[int] = []
         self._slots = DraftSlots()
 
@@ -38,7 +41,13 @@ class RunningModel:
             config: Says how many nodes stand beside such a path.
         """
         self.text = list(token_ids)
-        self.cache = KVCache(min(capacity, self.model.usable_length) + num_run_nodes(config))
+        capacity = min(capacity, self.model.usable_length) + num_run_nodes(config)
+        if self._given is None:
+            self.cache = KVCache(capacity)
+        else:
+            self.cache = self._given
+            self.cache.reserve(capacity)
+            self.cache.crop(0, 0)
         self.num_cached = 0  # tokens of the text that are in the cache
         self._slots.clear()
 
@@ -70,13 +79,27 @@ class RunningModel:
 
     def run_text(self) -> Tensor:
         """Return the logits [1, vocab] behind the text."""
-        fresh = self.text[self.num_cached :]
-        logits = self.model.forward(torch.tensor([fresh]), self.cache, num_logits=1)[0]
-        self.num_cached = len(self.text)
-        return logits
+        asked = self.ask_text()
+        return self.model.forward(torch.tensor([asked.token_ids]), self.cache, num_logits=1)[0]
 
     def run_nodes(self, tree: Growing, nodes: Sequence[int]) -> Tensor:
         """Return the logits [len(nodes), vocab] behind nodes of a draft; see `Expander`."""
+        asked = self.ask_nodes(tree, nodes)
+        token_ids = torch.tensor([asked.token_ids])
+        return self.model.forward(token_ids, self.cache, tree_mask=asked.tree_mask, depths=asked.depths)[0]
+
+    def ask(self, tree: Growing, nodes: Sequence[int]) -> RowTokens:
+        """Return what must be run for the logits behind nodes, and take it for run."""
+        return self.ask_text() if nodes[0] == -1 else self.ask_nodes(tree, nodes)
+
+    def ask_text(self) -> RowTokens:
+        """Return what must be run for the logits behind the text, and take it for run."""
+        fresh = self.text[self.num_cached :]
+        self.num_cached = len(self.text)
+        return RowTokens(self.cache.place, fresh, num_logits=1)
+
+    def ask_nodes(self, tree: Growing, nodes: Sequence[int]) -> RowTokens:
+        """Return what must be run for the logits behind nodes of a draft, and take it for run."""
         placed = self._slots.place(tree, nodes)
-        token_ids = torch.tensor([[tree.token_ids[node] for node in nodes]])
-        return self.model.forward(token_ids, self.cache, tree_mask=placed.tree_mask, depths=placed.depths)[0]
+        token_ids = [tree.token_ids[node] for node in nodes]
+        return RowTokens(self.cache.place, token_ids, placed.tree_mask, placed.depths)

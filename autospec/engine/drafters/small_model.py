@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from autospec.engine.cache import KVCache
 from autospec.engine.drafters.base import DraftPlan, Needs, Trail
 from autospec.engine.drafters.running import RunningModel
-from autospec.engine.growth import MODEL_SHAPES, Growing, grow
+from autospec.engine.growth import MODEL_SHAPES, Growing, Growth, grow
 from autospec.engine.model import CausalLM
+from autospec.engine.rows import RowTokens
 from autospec.engine.tree import TokenTree, empty_tree
 
 
@@ -20,32 +22,56 @@ class SmallModelDrafter:
     Args:
         model: The draft model.
         vocab_size: Of the target; padded logits beyond it are cut, missing ones can never be drafted.
+        cache: Of the draft model; see `RunningModel`.
     """
 
     has_probs = True
     shapes = MODEL_SHAPES
     needs = Needs()
 
-    def __init__(self, model: CausalLM, vocab_size: int) -> None:
+    def __init__(self, model: CausalLM, vocab_size: int, cache: KVCache | None = None) -> None:
         self.model, self.vocab_size = model, vocab_size
         self.source = model.name
-        self.running = RunningModel(model)
+        self.running = RunningModel(model, cache)
 
     def start(self, prompt_ids: Sequence[int], plan: DraftPlan) -> None:
         self._plan = plan
         self.running.start(prompt_ids, plan.capacity, plan.config)
 
+    def fork(self, num_rows: int) -> list[SmallModelDrafter]:
+        """Return drafters that share one cache; see `Forks`."""
+        cache = KVCache(0, num_rows)
+        return [SmallModelDrafter(self.model, self.vocab_size, cache.row(row)) for row in range(num_rows)]
+
     def propose(self, max_length: int) -> TokenTree:
+        how = self.begin(max_length)
+        return empty_tree() if how is None else grow(self, how)
+
+    @property
+    def cache(self) -> KVCache:
+        """Where its model runs; see `DraftsTogether`."""
+        return self.running.cache
+
+    def begin(self, max_length: int) -> Growth | None:
+        """Return how to grow; see `DraftsTogether`."""
         self.commit(())  # forgets a draft that was never answered
         length = min(max_length, self.running.room)
-        if length < 1:
-            return empty_tree()
-        return grow(self, self._plan.growth(len(self.running.text), length))
+        return None if length < 1 else self._plan.growth(len(self.running.text), length)
+
+    def ask(self, tree: Growing, nodes: Sequence[int]) -> RowTokens:
+        """Return what to run; see `DraftsTogether`."""
+        return self.running.ask(tree, nodes)
+
+    def read(self, logits: Tensor) -> Tensor:
+        """Return logits over the target's vocabulary; see `DraftsTogether`."""
+        return fit_vocabulary(logits.float(), self.vocab_size)
+
+    def end(self) -> None:
+        """Leave the draft where it is, its nodes may become text; see `DraftsTogether`."""
 
     def expand(self, tree: Growing, nodes: Sequence[int]) -> Tensor:
         """Return the logits behind nodes; see `Expander`."""
-        logits = self.running.run_text() if nodes[0] == -1 else self.running.run_nodes(tree, nodes)
-        return fit_vocabulary(logits.float(), self.vocab_size)
+        return self.read(self.running.run_text() if nodes[0] == -1 else self.running.run_nodes(tree, nodes))
 
     def commit(self, token_ids: Sequence[int], trail: Trail | None = None) -> None:
         self.running.extend(token_ids)

@@ -19,7 +19,7 @@ import torch
 
 from autospec.config import MAX_DRAFT_LENGTH, MAX_SUFFIX_DEPTH, SpecConfig
 from autospec.engine.drafters.automaton import SuffixAutomaton
-from autospec.engine.drafters.base import DraftPlan, Needs, Trail
+from autospec.engine.drafters.base import DraftPlan, ForkedByCopy, Needs, Trail
 from autospec.engine.tree import TokenTree
 from autospec.errors import ModelError
 
@@ -78,7 +78,7 @@ class _Candidate:
     score: float = 0.0
 
 
-class SuffixDrafter:
+class SuffixDrafter(ForkedByCopy):
     """Drafts from the continuations of the longest suffixes that occurred before.
 
     A suffix of m tokens allows `suffix_factor` times m tokens. From its continuations those of the largest share are

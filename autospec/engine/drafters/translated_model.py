@@ -7,6 +7,7 @@ That is lossless, because verification is told the rows that tokens were drawn f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -57,6 +58,13 @@ class TranslatedModelDrafter:
         shared = shared_tokens(self.retokenizer.target_pieces, self.retokenizer.draft_pieces)
         kept = (shared.target_ids < target.vocab_size) & (shared.draft_ids < self.model.vocab_size)
         return SharedTokens(shared.target_ids[kept], shared.draft_ids[kept], shared.overlap)
+
+    def fork(self, num_rows: int) -> list[TranslatedModelDrafter]:
+        """Return drafters with texts of their own; see `Forks`."""
+        forked = [copy(self) for _ in range(num_rows)]
+        for one in forked:
+            one.running = RunningModel(self.model)
+        return forked
 
     def start(self, prompt_ids: Sequence[int], plan: DraftPlan) -> None:
         self._plan = plan

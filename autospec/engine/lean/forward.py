@@ -1,0 +1,165 @@
+"""The forward of a decoder of the Llama kind over our cache: root-mean-square norms, rotary attention, gated parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding, rms_norm
+
+from autospec.engine.cache import KVCache
+from autospec.engine.lean.attention import Attending, Heads, OneLength, SeveralRows
+from autospec.engine.lean.maps import LinearMap
+from autospec.engine.lean.rotary import RotaryTable, rotate
+from autospec.engine.masks import NewTokens, Windows
+from autospec.engine.rows import FlatRows
+
+
+class Norm:
+    """Root-mean-square norm (1910.07467) over the last dimension.
+
+    Args:
+        weight: [width].
+        epsilon: Added to the mean square.
+    """
+
+    def __init__(self, weight: Tensor, epsilon: float) -> None:
+        self._weight, self._epsilon = weight, epsilon
+        width = len(weight)
+        self._is_single = weight.dtype == torch.float32
+        # sqrt(mean of squares + epsilon) is hypot(length, sqrt(width * epsilon)) / sqrt(width): two small operations.
+        self._scaled = weight * math.sqrt(width)
+        self._least = torch.tensor(math.sqrt(width * epsilon), device=weight.device)
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """Return states [..., width] of root-mean-square 1, times the weight."""
+        if not self._is_single:  # the length of a vector in half precision would lose what the mean square keeps
+            return rms_norm(states, self._weight.shape, self._weight, self._epsilon)
+        lengths = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
+        return states / torch.hypot(lengths, self._least) * self._scaled
+
+
+@dataclass(frozen=True, slots=True)
+class LeanLayer:
+    """One decoder layer.
+
+    Args:
+        number: Under which it writes into the cache.
+        heads: How it attends.
+        norm_before: Of what attention reads.
+        project: To queries, keys and values, side by side.
+        head_norms: Of each query and each key, or None.
+        out: From mixed values.
+        norm_between: Of what the gated part reads.
+        gate: First map of the gated part.
+        up: Second map.
+        down: From their product.
+    """
+
+    number: int
+    heads: Heads
+    norm_before: Norm
+    project: LinearMap
+    head_norms: tuple[Norm, Norm] | None
+    out: LinearMap
+    norm_between: Norm
+    gate: LinearMap
+    up: LinearMap
+    down: LinearMap
+
+    def run(self, states: Tensor, rope: tuple[Tensor, Tensor], attending: Attending) -> Tensor:
+        """Return the states [rows, n, width] behind this layer."""
+        states = self.out.plus(self._mix(self.norm_before(states), rope, attending), states)
+        between = self.norm_between(states)
+        return self.down.plus(self.up.times(between, self.gate.silu(between)), states)
+
+    def _mix(self, states: Tensor, rope: tuple[Tensor, Tensor], attending: Attending) -> Tensor:
+        """Return what attention makes of normed states: [rows, n, query heads * head size]."""
+        heads = self.heads
+        split = self.project(states).view(*states.shape[:2], -1, heads.size)
+        num_turned = heads.num_queries + heads.num_keys
+        turned = rotate(self._normed(split[:, :, :num_turned]), rope)
+        queries, keys = turned[:, :, : heads.num_queries], turned[:, :, heads.num_queries :]
+        return attending.mix(self.number, heads, queries, keys, split[:, :, num_turned:]).flatten(2)
+
+    def _normed(self, split: Tensor) -> Tensor:
+        if self.head_norms is None:
+            return split
+        for_queries, for_keys = self.head_norms
+        queries, keys = split.split([self.heads.num_queries, self.heads.num_keys], dim=2)
+        return torch.cat([for_queries(queries), for_keys(keys)], dim=2)
+
+
+class LeanForward:
+    """Runs tokens through layers; see `autospec.engine.forwards.Forward`.
+
+    Args:
+        embeddings: [vocab, width].
+        layers: In order.
+        norm: Behind the last layer.
+        output_map: To logits.
+        rotary: Angles.
+        windows: Over how many tokens each kind of layer looks.
+    """
+
+    def __init__(
+        self,
+        embeddings: Tensor,
+        layers: Sequence[LeanLayer],
+        norm: Norm,
+        output_map: LinearMap,
+        rotary: RotaryTable,
+        windows: Windows,
+    ) -> None:
+        self._embeddings, self._layers, self._norm = embeddings, tuple(layers), norm
+        self._output_map, self._rotary, self._windows = output_map, rotary, windows
+
+    def run(
+        self, input_ids: Tensor, new: NewTokens, cache: KVCache, num_logits: int, wants_hidden: bool
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Run tokens; see `Forward`."""
+        attending = OneLength(cache, new, self._windows, self._embeddings)
+        return self._through(input_ids, self._rope(new), attending, slice(-num_logits, None), wants_hidden)
+
+    def run_rows(self, flat: FlatRows, cache: KVCache, wants_hidden: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Run tokens of several rows, one after the other; see `Forward`."""
+        rope = self._rotary.at_each(flat.positions[None], flat.longest)
+        attending = SeveralRows(cache, flat, self._windows, self._embeddings)
+        return self._through(flat.token_ids[None], rope, attending, flat.with_logits, wants_hidden)
+
+    def _through(
+        self,
+        input_ids: Tensor,
+        rope: tuple[Tensor, Tensor],
+        attending: Attending,
+        with_logits: slice | Tensor,
+        wants_hidden: bool,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        states = embedding(input_ids.to(self._embeddings.device), self._embeddings)
+        hidden = []
+        for layer in self._layers:
+            if wants_hidden:
+                hidden.append(states)
+            states = layer.run(states, rope, attending)
+        if not wants_hidden:
+            return self._output_map(self._norm(states[:, with_logits])), ()
+        states = self._norm(states)
+        return self._output_map(states[:, with_logits]), (*hidden, states)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Return logits; see `Forward`."""
+        return self._output_map(hidden)
+
+    def _rope(self, new: NewTokens) -> tuple[Tensor, Tensor]:
+        if new.depths is None and new.is_level:
+            return self._rotary.at(new.lengths[0], new.num_new)
+        positions = new.positions
+        return self._rotary.at_each(positions, int(positions.max()))
+
+    def keep(self, layers: Sequence[int]) -> LeanForward:
+        """Return one of some of its layers, which write where they always do."""
+        kept = [self._layers[layer] for layer in layers]
+        return LeanForward(self._embeddings, kept, self._norm, self._output_map, self._rotary, self._windows)

@@ -1,0 +1,130 @@
+"""Linear maps with what follows them fused in, packed for the processor where that is known to pay.
+
+oneDNN's blocked weights make a forward of 2 to 16 tokens cost hardly more than that of one, which is what verification
+asks; plain matrix products cost twice as much (benchmarks/LOG.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, silu
+
+_PACKED_FOR = 8  # tokens for which weights are laid out; this layout is within a tenth of the best for any number
+_X86 = ("AVX2", "AVX512")  # the processors for which packing was measured
+
+
+class LinearMap(Protocol):
+    """Inputs [..., in] to outputs [..., out]."""
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return the outputs."""
+        ...
+
+    def plus(self, inputs: Tensor, other: Tensor) -> Tensor:
+        """Return the outputs plus others of their shape."""
+        ...
+
+    def times(self, inputs: Tensor, other: Tensor) -> Tensor:
+        """Return the outputs times others of their shape."""
+        ...
+
+    def silu(self, inputs: Tensor) -> Tensor:
+        """Return the outputs times their sigmoid."""
+        ...
+
+
+class PlainMap:
+    """Runs anywhere.
+
+    Args:
+        weight: [out, in].
+        bias: [out], or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight, self._bias = weight, bias
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """See `LinearMap`."""
+        return linear(inputs, self._weight, self._bias)
+
+    def plus(self, inputs: Tensor, other: Tensor) -> Tensor:
+        """See `LinearMap`."""
+        return self(inputs) + other
+
+    def times(self, inputs: Tensor, other: Tensor) -> Tensor:
+        """See `LinearMap`."""
+        return self(inputs) * other
+
+    def silu(self, inputs: Tensor) -> Tensor:
+        """See `LinearMap`."""
+        return silu(self(inputs))
+
+
+class PackedMap:
+    """Runs on an x86 processor, with weights in oneDNN's blocked layout.
+
+    Args:
+        weight: [out, in]; copied.
+        bias: [out], or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _PACKED_FOR)
+        self._bias = bias
+        self._run = torch.ops.mkldnn._linear_pointwise.default
+        self._run_with = torch.ops.mkldnn._linear_pointwise.binary
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """See `LinearMap`."""
+        outputs: Tensor = self._run(inputs, self._weight, self._bias, "none", [], "")
+        return outputs
+
+    def plus(self, inputs: Tensor, other: Tensor) -> Tensor:
+        """See `LinearMap`."""
+        outputs: Tensor = self._run_with(inputs, other, self._weight, self._bias, "add")
+        return outputs
+
+    def times(self, inputs: Tensor, other: Tensor) -> Tensor:
+        """See `LinearMap`."""
+        outputs: Tensor = self._run_with(inputs, other, self._weight, self._bias, "mul")
+        return outputs
+
+    def silu(self, inputs: Tensor) -> Tensor:
+        """See `LinearMap`."""
+        outputs: Tensor = self._run(inputs, self._weight, self._bias, "swish", [], "")
+        return outputs
+
+
+def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return whether weights of a device and number format can be packed and run."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+        return False
+    if torch.backends.cpu.get_cpu_capability() not in _X86:
+        return False
+    has_halves = dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32 or has_halves
+
+
+@torch.inference_mode()
+def make_map(linears: Sequence[nn.Linear], is_packed: bool) -> LinearMap:
+    """Make one map of several linear layers of the same inputs, outputs side by side.
+
+    Args:
+        linears: All with a bias, or all without.
+        is_packed: Whether `can_pack` allows it.
+    """
+    weight = _joined([one.weight for one in linears])
+    bias = None if linears[0].bias is None else _joined([one.bias for one in linears])
+    return PackedMap(weight, bias) if is_packed else PlainMap(weight, bias)
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """Return the only one as it is, or several in one."""
+    return tensors[0].detach() if len(tensors) == 1 else torch.cat(list(tensors))

@@ -1,0 +1,125 @@
+"""From a model that transformers loaded to a lean forward with its weights, where that is known to be the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autospec.engine.lean.attention import Heads
+from autospec.engine.lean.forward import LeanForward, LeanLayer, Norm
+from autospec.engine.lean.maps import LinearMap, can_pack, make_map
+from autospec.engine.lean.rotary import RotaryTable
+from autospec.engine.masks import Windows
+
+KINDS = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+_GROWING = ("dynamic", "longrope")  # rotary angles that depend on how long the text is
+
+
+def read_lean(model: Any, windows: Windows) -> LeanForward | None:
+    """Make a lean forward of a model; None where it is of another kind, or does more than its weights say.
+
+    Whether it computes the same is for the caller to see.
+
+    Args:
+        model: Loaded by transformers, on one device.
+        windows: Of its kinds of layers.
+    """
+    if not _is_known(model):
+        return None
+    return _Reader(model, windows).read()
+
+
+def release(model: Any) -> None:
+    """Let go of those weights of a model that its lean forward holds copies of: the model cannot run any more.
+
+    Its embeddings stay, and a head that shares them.
+    """
+    kept = model.get_input_embeddings().weight
+    for linear in _linears(model):
+        if linear.weight is not kept:
+            linear.weight = nn.Parameter(torch.empty_like(linear.weight, device="meta"), requires_grad=False)
+
+
+def _is_known(model: Any) -> bool:
+    config = model.config
+    rope = getattr(config, "rope_parameters", None) or {}
+    return (
+        type(model).__name__ in KINDS
+        and config.hidden_act == "silu"
+        and rope.get("rope_type", "default") not in _GROWING
+        and len({parameter.device for parameter in model.parameters()}) == 1
+        and len({parameter.dtype for parameter in model.parameters()}) == 1
+        and not any(_is_hooked(module) for module in model.modules())
+        and all(type(module) is nn.Linear for module in _linears(model))
+    )
+
+
+def _is_hooked(module: nn.Module) -> bool:
+    """Return whether something happens when a module runs, besides transformers' own collecting of hidden states."""
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return any(not str(getattr(hook, "__module__", "")).startswith("transformers.") for hook in hooks)
+
+
+def _linears(model: Any) -> Iterable[Any]:
+    """Return everything that a lean forward takes for a linear map."""
+    yield model.lm_head
+    for layer in model.model.layers:
+        attention, gated = layer.self_attn, layer.mlp
+        yield from (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
+        yield from (gated.gate_proj, gated.up_proj, gated.down_proj)
+
+
+class _Reader:
+    def __init__(self, model: Any, windows: Windows) -> None:
+        self._model, self._config, self._windows = model, model.config, windows
+        self._embeddings: Tensor = model.get_input_embeddings().weight.detach()
+        self._is_packed = can_pack(self._embeddings.device, self._embeddings.dtype)
+
+    def read(self) -> LeanForward:
+        body, head = self._model.model, self._model.lm_head
+        # A head that shares the embeddings stays as it is: packed it would be held twice.
+        is_tied = head.weight.data_ptr() == self._embeddings.data_ptr()
+        return LeanForward(
+            embeddings=self._embeddings,
+            layers=[self._layer(number, layer) for number, layer in enumerate(body.layers)],
+            norm=self._norm(body.norm),
+            output_map=make_map([head], self._is_packed and not is_tied),
+            rotary=RotaryTable(body.rotary_emb, self._embeddings),
+            windows=self._windows,
+        )
+
+    def _layer(self, number: int, layer: Any) -> LeanLayer:
+        attention, gated = layer.self_attn, layer.mlp
+        return LeanLayer(
+            number=number,
+            heads=self._heads(number, attention),
+            norm_before=self._norm(layer.input_layernorm),
+            project=self._map(attention.q_proj, attention.k_proj, attention.v_proj),
+            head_norms=self._head_norms(attention),
+            out=self._map(attention.o_proj),
+            norm_between=self._norm(layer.post_attention_layernorm),
+            gate=self._map(gated.gate_proj),
+            up=self._map(gated.up_proj),
+            down=self._map(gated.down_proj),
+        )
+
+    def _heads(self, number: int, attention: Any) -> Heads:
+        kinds = getattr(self._config, "layer_types", None)
+        kind = kinds[number] if kinds else next(iter(self._windows))
+        size = int(attention.head_dim)
+        queries, keys = attention.q_proj.out_features // size, attention.k_proj.out_features // size
+        return Heads(kind, queries, keys, size, float(attention.scaling))
+
+    def _head_norms(self, attention: Any) -> tuple[Norm, Norm] | None:
+        if not hasattr(attention, "q_norm"):
+            return None
+        return self._norm(attention.q_norm), self._norm(attention.k_norm)
+
+    def _norm(self, module: Any) -> Norm:
+        return Norm(module.weight.detach(), float(module.variance_epsilon))
+
+    def _map(self, *linears: nn.Linear) -> LinearMap:
+        return make_map(linears, self._is_packed)

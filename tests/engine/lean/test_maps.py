@@ -1,0 +1,54 @@
+"""Packed and plain linear maps say the same, whatever is fused into them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from autospec.engine.lean.maps import PackedMap, PlainMap, can_pack, make_map
+
+CPU = torch.device("cpu")
+needs_packing = pytest.mark.skipif(not can_pack(CPU, torch.float32), reason="this processor packs nothing")
+
+
+@needs_packing
+@pytest.mark.parametrize("num_rows", [1, 2, 5, 16, 33])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_packed_maps_compute_what_plain_ones_do(num_rows: int, has_bias: bool) -> None:
+    generator = torch.Generator().manual_seed(num_rows)
+    weight, inputs, other = (torch.randn(size, generator=generator) for size in ((24, 40), (1, num_rows, 40), (24,)))
+    bias = torch.randn(24, generator=generator) if has_bias else None
+    other = other.expand(1, num_rows, 24).contiguous()
+    with torch.inference_mode():
+        packed, plain = PackedMap(weight, bias), PlainMap(weight, bias)
+        for ours, theirs in (
+            (packed(inputs), plain(inputs)),
+            (packed.silu(inputs), plain.silu(inputs)),
+            (packed.plus(inputs, other), plain.plus(inputs, other)),
+            (packed.times(inputs, other), plain.times(inputs, other)),
+        ):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_plain_maps_by_hand() -> None:
+    plain = PlainMap(torch.tensor([[1.0, 2.0], [0.0, -1.0]]), torch.tensor([0.5, 0.0]))
+    inputs = torch.tensor([[1.0, 1.0]])
+    assert plain(inputs).tolist() == [[3.5, -1.0]]
+    assert plain.plus(inputs, torch.tensor([[1.0, 2.0]])).tolist() == [[4.5, 1.0]]
+    assert plain.times(inputs, torch.tensor([[2.0, 2.0]])).tolist() == [[7.0, -2.0]]
+    assert plain.silu(torch.zeros(1, 2))[0, 1] == 0.0
+
+
+@pytest.mark.parametrize("is_packed", [False, pytest.param(True, marks=needs_packing)])
+def test_maps_of_the_same_inputs_become_one_side_by_side(is_packed: bool) -> None:
+    first, second = nn.Linear(8, 4), nn.Linear(8, 16)
+    inputs = torch.randn(1, 3, 8)
+    with torch.inference_mode():
+        joined = make_map([first, second], is_packed)(inputs)
+        torch.testing.assert_close(joined, torch.cat([first(inputs), second(inputs)], dim=-1))
+
+
+def test_only_formats_that_this_processor_multiplies_are_packed() -> None:
+    assert not can_pack(CPU, torch.float16)
+    assert not can_pack(torch.device("meta"), torch.float32)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
@@ -26,6 +26,7 @@ class Prompt:
         text: Plain text, empty where `messages` are given.
         messages: (role, content) pairs.
         reference: The right answer, for scorers that compare with one; empty where there is none.
+        companions: Prompts that are decoded side by side with it, where a batch is measured.
     """
 
     prompt_id: str
@@ -33,10 +34,21 @@ class Prompt:
     text: str = ""
     messages: tuple[tuple[str, str], ...] = ()
     reference: str = ""
+    companions: tuple[Prompt, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as JSON values, the reference left out: it is no part of what a model is asked."""
-        return {name: value for name, value in asdict(self).items() if name != "reference"}
+        """Return as JSON values what a model is asked, so without reference and companions."""
+        left_out = ("reference", "companions")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
+
+
+def size_faults(batch_sizes: Sequence[int], context_lengths: Sequence[int]) -> list[str]:
+    """Return what is wrong with the sizes for which a policy shall have rows."""
+    return [
+        f"`{name}` must be whole numbers of at least 1 that ascend, but got {list(values)}"
+        for name, values in (("batch_sizes", batch_sizes), ("context_lengths", context_lengths))
+        if list(values) != sorted(set(values)) or any(type(one) is not int or one < 1 for one in values)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +61,11 @@ class Workload:
         held_out: Prompts used once, at the end; no prompt is in both.
         sampling: Decoding settings.
         max_new_tokens: Tokens generated for each prompt.
+        batch_sizes: Numbers of prompts decoded side by side for which a policy shall have a row; one at a time always.
+        context_lengths: Ascending lengths of prompts, up to each of which a policy shall have a row.
+
+    Raises:
+        ConfigError: Sizes or lengths are none, or do not ascend.
     """
 
     name: str
@@ -56,6 +73,12 @@ class Workload:
     held_out: tuple[Prompt, ...]
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_new_tokens: int = 48
+    batch_sizes: tuple[int, ...] = (1,)
+    context_lengths: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if faults := size_faults(self.batch_sizes, self.context_lengths):
+            raise ConfigError(faults)
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -70,6 +93,8 @@ class Workload:
             "held_out": [prompt.to_json() for prompt in self.held_out],
             "sampling": self.sampling.to_json(),
             "max_new_tokens": self.max_new_tokens,
+            **({} if self.batch_sizes in ((), (1,)) else {"batch_sizes": list(self.batch_sizes)}),
+            **({"context_lengths": list(self.context_lengths)} if self.context_lengths else {}),
         }
         text = json.dumps(parts, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]

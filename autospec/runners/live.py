@@ -1,5 +1,6 @@
 """Measures on the built-in engine: a prompt under a configuration and under plain decoding, one right after the other.
 
+A prompt with companions is a batch: all of them are decoded side by side, and the call as a whole is timed.
 Whole calls are timed with the device's clock, nothing is logged in between. Knows no study and no other prompt.
 """
 
@@ -18,7 +19,7 @@ import torch
 from autospec.clock import Clock
 from autospec.config import SamplingParams, SpecConfig
 from autospec.errors import AutospecError, BaselineError, MeasurementError, MismatchError
-from autospec.records import Generation, Measurement, Prompt
+from autospec.records import Generation, Measurement, Prompt, StepStats
 from autospec.rules import ACCEPT_RULES
 from autospec.runners.quality import QualityMeter
 from autospec.runners.scoring import Scorer
@@ -33,8 +34,24 @@ _OFF = SpecConfig()
 
 @dataclass(frozen=True, slots=True)
 class _Timed:
-    generation: Generation
+    """What a call brought, a generation for each prompt of the group, and how long the whole call took."""
+
+    generations: list[Generation]
     seconds: float
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(one.token_ids) for one in self.generations)
+
+    @property
+    def stats(self) -> StepStats:
+        """Counts and seconds of all of them; phases that rows wait for together count for each."""
+        if len(self.generations) == 1:
+            return self.generations[0].stats
+        total = StepStats()
+        for one in self.generations:
+            total.merge(one.stats)
+        return total
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +89,7 @@ class LiveRunner:
         self._decoder, self._sampling, self._max_new_tokens = decoder, sampling, max_new_tokens
         self._device = decoder.target.device
         self._clock = Clock(self._device)
-        self._warm: set[SpecConfig] = set()
+        self._warm: set[tuple[SpecConfig, int]] = set()  # with the number of prompts side by side
         self._turns: Counter[tuple[SpecConfig, str, str, int]] = Counter()
 
     def try_scorer(self, prompt: Prompt) -> None:
@@ -81,31 +98,32 @@ class LiveRunner:
         Raises:
             ScorerError: It raised, or returned no number.
         """
-        output = self._time(_OFF, self._decoder.render(prompt), self._sampling).generation
-        self._meter.score(prompt, output.token_ids)
+        timed = self._time(_OFF, [self._decoder.render(prompt)], self._sampling)
+        self._meter.score(prompt, timed.generations[0].token_ids)
 
     def measure(self, config: SpecConfig, prompt: Prompt, *, stage: str, trial: int, repeat: int) -> Measurement:
-        """Time one prompt under `config` and under plain decoding; see `Runner`."""
+        """Time one prompt, with its companions, under `config` and under plain decoding; see `Runner`."""
         try:
-            prompt_ids = self._decoder.render(prompt)
+            group = [self._decoder.render(one) for one in (prompt, *prompt.companions)]
             sampling = replace(self._sampling, seed=self._sampling.seed + zlib.crc32(prompt.prompt_id.encode()))
-            self._warm_up(config, prompt_ids, sampling)
+            self._warm_up(config, group, sampling)
             turn = (config, prompt.category, stage, repeat)
             config_first = bool((self._turns[turn] + repeat) % 2)
             self._turns[turn] += 1
             self._reset_peak()
             if config_first:
-                own = self._time(config, prompt_ids, sampling)
+                own = self._time(config, group, sampling)
                 peak = self._peak_bytes()
-                baseline = self._time(_OFF, prompt_ids, sampling)
+                baseline = self._time(_OFF, group, sampling)
             else:
-                baseline = self._time(_OFF, prompt_ids, sampling)
+                baseline = self._time(_OFF, group, sampling)
                 self._reset_peak()
-                own = self._time(config, prompt_ids, sampling)
+                own = self._time(config, group, sampling)
                 peak = self._peak_bytes()
-            likeness = self._compare(config, prompt, own.generation, baseline.generation, sampling)
-            is_lossless = ACCEPT_RULES[config.accept_rule].is_lossless
-            quality = None if is_lossless else self._meter.judge(prompt, own.generation, baseline.generation, sampling)
+            likeness = self._compare_all(config, prompt, own, baseline, sampling)
+            is_judged = not (ACCEPT_RULES[config.accept_rule].is_lossless or prompt.companions)
+            outputs = own.generations[0], baseline.generations[0]
+            quality = self._meter.judge(prompt, *outputs, sampling) if is_judged else None
         except BaselineError as error:
             raise BaselineError(f"prompt {prompt.prompt_id!r}: {error}") from error.__cause__
         except torch.OutOfMemoryError as error:
@@ -123,11 +141,11 @@ class LiveRunner:
             repeat=repeat,
             seconds=own.seconds,
             baseline_seconds=baseline.seconds,
-            num_tokens=len(own.generation.token_ids),
-            baseline_num_tokens=len(baseline.generation.token_ids),
-            prefill_seconds=own.generation.stats.prefill_seconds,
-            baseline_prefill_seconds=baseline.generation.stats.prefill_seconds,
-            stats=own.generation.stats,
+            num_tokens=own.num_tokens,
+            baseline_num_tokens=baseline.num_tokens,
+            prefill_seconds=own.stats.prefill_seconds,
+            baseline_prefill_seconds=baseline.stats.prefill_seconds,
+            stats=own.stats,
             identical=likeness.identical,
             num_excused=likeness.num_excused,
             peak_memory_bytes=peak,
@@ -137,39 +155,54 @@ class LiveRunner:
         )
 
     def _generate(
-        self, config: SpecConfig, prompt_ids: list[int], sampling: SamplingParams, max_new_tokens: int
-    ) -> Generation:
+        self, config: SpecConfig, group: list[list[int]], sampling: SamplingParams, max_new_tokens: int
+    ) -> list[Generation]:
         try:
-            outputs = self._decoder.generate(
-                [prompt_ids], config=config, sampling=sampling, max_new_tokens=max_new_tokens, ignore_eos=True
+            return self._decoder.generate(
+                group,
+                config=config,
+                sampling=sampling,
+                max_new_tokens=max_new_tokens,
+                ignore_eos=True,
+                batch_size=len(group),
             )
         except (AutospecError, RuntimeError) as error:
             if config.is_off:
                 rule = "plain decoding must be possible on every prompt"
                 raise BaselineError(f"{rule}, but: {_first_line(error)}") from error
             raise
-        return outputs[0]
 
-    def _warm_up(self, config: SpecConfig, prompt_ids: list[int], sampling: SamplingParams) -> None:
+    def _warm_up(self, config: SpecConfig, group: list[list[int]], sampling: SamplingParams) -> None:
         """Run a configuration, and plain decoding, shortly before they are measured for the first time."""
         for one in (_OFF, config):
-            if one not in self._warm:
+            if (one, len(group)) not in self._warm:
                 self._decoder.check(one)
-                self._generate(one, prompt_ids, sampling, min(_WARM_UP_TOKENS, self._max_new_tokens))
-                self._warm.add(one)
+                self._generate(one, group, sampling, min(_WARM_UP_TOKENS, self._max_new_tokens))
+                self._warm.add((one, len(group)))
 
-    def _time(self, config: SpecConfig, prompt_ids: list[int], sampling: SamplingParams) -> _Timed:
+    def _time(self, config: SpecConfig, group: list[list[int]], sampling: SamplingParams) -> _Timed:
         """Time one whole call, without the pauses of the garbage collector."""
         collects = gc.isenabled()
         gc.disable()
         try:
             started = self._clock.now()
-            generation = self._generate(config, prompt_ids, sampling, self._max_new_tokens)
+            generations = self._generate(config, group, sampling, self._max_new_tokens)
             seconds = self._clock.now() - started
         finally:
             if collects:
                 gc.enable()
-        return _Timed(generation, seconds)
+        return _Timed(generations, seconds)
+
+    def _compare_all(
+        self, config: SpecConfig, prompt: Prompt, own: _Timed, baseline: _Timed, sampling: SamplingParams
+    ) -> _Likeness:
+        """Compare every prompt of the group; what is said of a difference is said of the first that there is."""
+        found = []
+        for row, (mine, plain) in enumerate(zip(own.generations, baseline.generations, strict=True)):
+            found.append(self._compare(config, prompt, mine, plain, replace(sampling, seed=sampling.seed + row)))
+        worst = next((one for one in found if one.difference_index is not None), found[0])
+        identical = None if worst.identical is None else all(one.identical for one in found)
+        return replace(worst, identical=identical, num_excused=sum(one.num_excused for one in found))
 
     def _compare(
         self, config: SpecConfig, prompt: Prompt, own: Generation, baseline: Generation, sampling: SamplingParams

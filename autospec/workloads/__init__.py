@@ -10,7 +10,7 @@ from pathlib import Path
 
 from autospec.config import SamplingParams
 from autospec.errors import ConfigError, WorkloadError
-from autospec.records import Workload
+from autospec.records import Workload, size_faults
 from autospec.workloads.reading import DEFAULT_CATEGORY, read_rows
 from autospec.workloads.splitting import (
     MAX_FAULTS,
@@ -46,6 +46,8 @@ class WorkloadSource:
         seed: Seed of split and order.
         sampling: Decoding settings of this workload.
         max_new_tokens: Tokens generated for each prompt.
+        batch_sizes: See `autospec.records.Workload`.
+        context_lengths: See there.
 
     Raises:
         ConfigError: A value is out of range; all faults are listed.
@@ -62,6 +64,8 @@ class WorkloadSource:
     seed: int = 0
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_new_tokens: int = 48
+    batch_sizes: tuple[int, ...] = (1,)
+    context_lengths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         faults = []
@@ -75,6 +79,7 @@ class WorkloadSource:
             faults.append(f"`seed >= 0` must hold, but got {self.seed}")
         if self.max_new_tokens < 1:
             faults.append(f"`max_new_tokens >= 1` must hold, but got {self.max_new_tokens}")
+        faults += size_faults(self.batch_sizes, self.context_lengths)
         if faults:
             raise ConfigError(faults)
 
@@ -118,4 +123,6 @@ def load_workload(source: WorkloadSource, count_tokens: CountTokens | None = Non
         ),
         sampling=source.sampling,
         max_new_tokens=source.max_new_tokens,
+        batch_sizes=source.batch_sizes,
+        context_lengths=source.context_lengths,
     )

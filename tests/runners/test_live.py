@@ -3,7 +3,7 @@ from __future__ import annotations
 import gc
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -55,8 +55,12 @@ class FakeDecoder:
         if self.failure is not None and not config.is_off:
             raise self.failure
         ids = tuple(self.tokens.get(config.drafter, [1, 2, 3, 4])[: options["max_new_tokens"]])
-        stats = StepStats(num_steps=2, prefill_seconds=0.001, num_new_tokens=len(ids))
-        return [Generation(ids, "", stats, "length", tuple(prompts[0]))]
+        return [
+            Generation(
+                ids, "", StepStats(num_steps=2, prefill_seconds=0.001, num_new_tokens=len(ids)), "length", tuple(one)
+            )
+            for one in prompts
+        ]
 
     def tie_gap(self, prompt_ids: list[int], token_ids: list[int], index: int, sampling: SamplingParams) -> float:
         self.asked = (prompt_ids, token_ids, index, sampling)
@@ -311,3 +315,36 @@ def test_a_scorer_is_tried_on_plain_decoding_beforehand() -> None:
     assert [call["config"] for call in decoder.calls] == [OFF]
     with pytest.raises(ScorerError, match="on prompt 'p0' it raised ZeroDivisionError"):
         LiveRunner(decoder, SamplingParams(), 4, lambda prompt, text: 1 / 0).try_scorer(PROMPTS[0])
+
+
+def test_a_prompt_with_companions_is_measured_as_a_batch() -> None:
+    decoder = FakeDecoder({"draft": [1, 2, 3, 4]})
+    group = replace(PROMPTS[0], prompt_id="p9", companions=(PROMPTS[1], PROMPTS[2]))
+    measured = measure(runner_of(decoder), prompt=group)
+    timed = [call for call in decoder.calls if call["max_new_tokens"] == 12]
+    assert [(call["prompt"], call["batch_size"]) for call in timed] == [([7, 8, 9], 3)] * 2
+    assert (measured.num_tokens, measured.baseline_num_tokens) == (12, 12)
+    assert (measured.stats.num_steps, measured.stats.num_new_tokens) == (6, 12)
+    assert measured.prefill_seconds == pytest.approx(0.003)
+    assert measured.identical
+    assert measured.prompt_id == "p9"
+
+
+def test_one_row_of_a_batch_that_differs_is_found_with_the_seed_of_its_row() -> None:
+    class Differing(FakeDecoder):
+        def generate(self, prompts: list[list[int]], *, config: SpecConfig, **options: Any) -> list[Generation]:
+            outputs = super().generate(prompts, config=config, **options)
+            if not config.is_off and len(outputs) > 1:
+                outputs[1] = replace(outputs[1], token_ids=(1, 9, 3, 4))
+            return outputs
+
+    group = replace(PROMPTS[0], prompt_id="p9", companions=(PROMPTS[1],))
+    decoder = Differing(gap=1e-5)
+    measured = measure(runner_of(decoder), prompt=group)
+    assert (measured.identical, measured.num_excused, measured.difference_index) == (True, 1, 1)
+    seed = decoder.calls[-1]["sampling"].seed
+    assert decoder.asked[0] == [7, 8, 1]
+    assert decoder.asked[3].seed == seed + 1
+    decoder = Differing(gap=0.5)
+    with pytest.raises(MismatchError, match="differs at token 1"):
+        measure(runner_of(decoder), prompt=group)

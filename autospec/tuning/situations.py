@@ -1,0 +1,235 @@
+"""Situations beside one prompt at a time: batches of several, and contexts up to a length.
+
+What a situation measures is a group of prompts decoded side by side, which stands in the log as one prompt. The best
+of the search and shorter drafts of the same kind are tried, the best of them is judged once on held-out groups, and
+what does not stand there is off: the table of a policy then says where speculation shrinks and where it stops.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from autospec.comparison import Estimate, claims, verdict
+from autospec.config import SpecConfig
+from autospec.records import Prompt, Workload
+from autospec.tuning.budget import affordable
+from autospec.tuning.events import OnEvent, PhaseStarted, Warned
+from autospec.tuning.finalists import Chosen, measure_all
+from autospec.tuning.measuring import Measurer
+from autospec.tuning.pool import OFF, Pool
+
+CHOICE, JUDGEMENT = "situation", "situation_confirm"  # stages of the log
+LEAST_GROUPS = 3  # of which a judgement can be made
+_MOST_GROUPS = 12  # for each choice
+_CHOICE_SHARE = 0.4  # of the time of a situation
+_SHORTER = (2, 4)  # parts of the longest draft that are tried besides
+
+Lengths = Callable[[Prompt], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a row of a policy speaks about.
+
+    Args:
+        batch_size: Prompts side by side.
+        context_length: Longest prompt, in tokens; None is any.
+        above: Prompts must be longer than so many tokens.
+    """
+
+    batch_size: int = 1
+    context_length: int | None = None
+    above: int = 0
+
+    @property
+    def name(self) -> str:
+        """For people and for the log."""
+        if self.context_length is None:
+            return f"batch {self.batch_size}"
+        return f"prompts to {self.context_length}" + (f", batch {self.batch_size}" if self.batch_size > 1 else "")
+
+    def groups(self, prompts: Iterable[Prompt], lengths: Lengths) -> list[Prompt]:
+        """Return groups of prompts in order, each as its first prompt with companions; what is over is left out.
+
+        Args:
+            prompts: Of which those of fitting length are taken.
+            lengths: Tokens of a prompt.
+        """
+        fitting = [one for one in prompts if self._holds(one, lengths)]
+        size = self.batch_size
+        return [self._group(fitting[start : start + size]) for start in range(0, len(fitting) - size + 1, size)]
+
+    def _holds(self, prompt: Prompt, lengths: Lengths) -> bool:
+        return self.context_length is None or self.above < lengths(prompt) <= self.context_length
+
+    def _group(self, members: Sequence[Prompt]) -> Prompt:
+        first, *others = members
+        return replace(first, prompt_id=f"{first.prompt_id} ({self.name})", companions=tuple(others))
+
+
+def situations_of(workload: Workload) -> tuple[Situation, ...]:
+    """Return what a workload asks to be judged beside its prompts one at a time."""
+    sizes = [Situation(size) for size in workload.batch_sizes if size > 1]
+    edges = (0, *workload.context_lengths)
+    buckets = [Situation(1, edge, above) for above, edge in itertools.pairwise(edges)]
+    return (*sizes, *buckets)
+
+
+@dataclass(frozen=True, slots=True)
+class SituationRow:
+    """What stands in a situation.
+
+    Args:
+        situation: Which.
+        config: What to use there.
+        speedup: Against plain decoding of the same groups; exactly 1.0 for off.
+        tried: What was judged; off where nothing was found to be faster.
+        tried_speedup: How that was.
+    """
+
+    situation: Situation
+    config: SpecConfig
+    speedup: Estimate
+    tried: SpecConfig = OFF
+    tried_speedup: Estimate | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `result.json` holds."""
+        return {
+            "batch_size": self.situation.batch_size,
+            "context_length": self.situation.context_length,
+            "config": self.config.to_json(),
+            "speedup": self.speedup.to_json(),
+            "tried": self.tried.to_json(),
+            "tried_speedup": self.tried_speedup and self.tried_speedup.to_json(),
+        }
+
+
+def candidates(ranked: Iterable[SpecConfig]) -> tuple[SpecConfig, ...]:
+    """Return what a situation tries: the best, shorter drafts of its drafter, and the best of another drafter.
+
+    Verifying costs more where more prompts share a forward, so drafts that pay there are shorter.
+
+    Args:
+        ranked: The best first.
+    """
+    known = [config for config in ranked if not config.is_off]
+    if not known:
+        return ()
+    best = known[0]
+    wanted: list[Callable[[SpecConfig], bool]] = [
+        *(
+            lambda one, part=part: one.drafter == best.drafter and one.draft_length <= best.draft_length // part
+            for part in _SHORTER
+        ),
+        lambda one: one.drafter != best.drafter,
+    ]
+    found = [best, *(next((one for one in known if fits(one)), best) for fits in wanted)]
+    return tuple(dict.fromkeys(found))
+
+
+@dataclass(frozen=True, slots=True)
+class Situations:
+    """Judges the situations of a task.
+
+    Args:
+        workload: Prompts, and which situations.
+        measurer: Runner and log.
+        lengths: Tokens of a prompt.
+        seconds_per_prompt: One prompt under plain decoding twice.
+        on_event: Told what happens.
+    """
+
+    workload: Workload
+    measurer: Measurer
+    lengths: Lengths
+    seconds_per_prompt: float
+    on_event: OnEvent
+
+    def judge(self, ranked: Sequence[SpecConfig], seconds: float) -> tuple[SituationRow, ...]:
+        """Measure every situation and judge all of them together (Holm).
+
+        Args:
+            ranked: What the search knows, the best first.
+            seconds: Time for all of them; infinite without a limit.
+        """
+        asked = situations_of(self.workload)
+        chosen, ratios = dict[Situation, SpecConfig](), dict[str, dict[str, list[float]]]()
+        for number, situation in enumerate(asked):
+            left = max(0.0, seconds - self.measurer.seconds(CHOICE)) / (len(asked) - number)
+            chosen[situation] = self._choose(situation, ranked, left * _CHOICE_SHARE)
+            if not chosen[situation].is_off:
+                ratios[situation.name] = self._confirm(situation, chosen[situation], left * (1 - _CHOICE_SHARE))
+        judged = claims({name: own for name, own in ratios.items() if len(own) >= LEAST_GROUPS})
+        return tuple(
+            _row(one, chosen[one], judged[one.name].estimate if one.name in judged else None) for one in asked
+        )
+
+    def _choose(self, situation: Situation, ranked: Sequence[SpecConfig], seconds: float) -> SpecConfig:
+        """Return the best candidate on groups of tune prompts; off where none is faster than plain decoding."""
+        groups = situation.groups(self.workload.tune, self.lengths)
+        if self._has_too_few(situation, groups, "tune", 1):
+            return OFF
+        recorded = self.measurer.log.decide(
+            f"candidates of {situation.name}",
+            lambda: {
+                "configs": [one.to_json() for one in candidates(ranked)],
+                "num_groups": self._num_groups(situation, groups, len(candidates(ranked)), seconds),
+            },
+        )
+        tried = tuple(SpecConfig.from_json(one) for one in recorded["configs"])
+        groups = groups[: recorded["num_groups"]]
+        self.on_event(PhaseStarted(f"{CHOICE}: {situation.name}", len(groups) * len(tried), tried))
+        pool, failed = self._measured(tried, groups, CHOICE)
+        values = {one: pool.value(one, groups) or 0.0 for one in tried if one not in failed}
+        best = max(values, key=lambda one: values[one], default=OFF)
+        chosen = best if values.get(best, 0.0) > 0.0 else OFF
+        return SpecConfig.from_json(self.measurer.log.decide(f"chosen for {situation.name}", lambda: chosen.to_json()))
+
+    def _confirm(self, situation: Situation, config: SpecConfig, seconds: float) -> dict[str, list[float]]:
+        """Return log speedups on held-out groups, by group; none where there are too few."""
+        groups = situation.groups(self.workload.held_out, self.lengths)
+        if self._has_too_few(situation, groups, "held-out", LEAST_GROUPS):
+            return {}
+        num_groups = self.measurer.log.decide(
+            f"groups of {situation.name}", lambda: self._num_groups(situation, groups, 1, seconds)
+        )
+        groups = groups[:num_groups]
+        self.on_event(PhaseStarted(f"{JUDGEMENT}: {situation.name}", len(groups), (config,)))
+        pool, failed = self._measured((config,), groups, JUDGEMENT)
+        return {} if failed else pool.ratios(config, groups)
+
+    def _num_groups(self, situation: Situation, groups: Sequence[Prompt], num_configs: int, seconds: float) -> int:
+        """Return how many groups fit into the time, at least as many as a judgement needs."""
+        cost = self.seconds_per_prompt * situation.batch_size * max(1, num_configs)
+        return affordable(min(len(groups), _MOST_GROUPS * (1 if num_configs > 1 else 2)), LEAST_GROUPS, cost, seconds)
+
+    def _measured(
+        self, configs: tuple[SpecConfig, ...], groups: Sequence[Prompt], stage: str
+    ) -> tuple[Pool, set[SpecConfig]]:
+        first, *rest = configs
+        every = Chosen(first, {str(number): one for number, one in enumerate(rest)})
+        with self.measurer.phase(CHOICE):
+            return measure_all(self.measurer, groups, every, stage, repeats=1)
+
+    def _has_too_few(self, situation: Situation, groups: Sequence[Prompt], kind: str, least: int) -> bool:
+        if len(groups) >= least:
+            return False
+        self.on_event(
+            Warned(
+                f"{situation.name} is off: at least {least} groups of {situation.batch_size} {kind} prompts are "
+                f"needed, but there are {len(groups)}"
+            )
+        )
+        return True
+
+
+def _row(situation: Situation, tried: SpecConfig, judged: Estimate | None) -> SituationRow:
+    if judged is None or verdict(judged) != "faster":
+        return SituationRow(
+            situation, OFF, Estimate(1.0, 1.0, 1.0, judged.num_prompts if judged else 0), tried, judged
+        )
+    return SituationRow(situation, tried, judged, tried, judged)

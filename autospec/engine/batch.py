@@ -45,7 +45,12 @@ class Batch:
         return self._rows.index(None) if None in self._rows else None
 
     def reserve(self, capacity: int) -> None:
-        """Make room for texts of so many slots, so that the cache need not grow later."""
+        """Make room for texts of so many slots, so that the cache need not grow later.
+
+        Raises:
+            ModelError: They do not fit the memory.
+        """
+        self._target.check_room(len(self._rows), capacity)
         self._cache.reserve(capacity)
 
     def join(self, row: int, drafter: Drafter | None, job: Job) -> tuple[Session, list[int]]:

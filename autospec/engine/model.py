@@ -6,6 +6,7 @@ Loads anything decoder-only that transformers loads. Knows nothing of drafts, ru
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from autospec.engine.cache import KVCache
 from autospec.engine.forwards import Forward, TransformersForward
-from autospec.engine.lean import LeanForward, read_lean, release
+from autospec.engine.lean import LeanForward, read_lean, speed_up
 from autospec.engine.location import locate
 from autospec.engine.masks import NewTokens, layer_windows
-from autospec.engine.model_facts import context_length, eos_token_ids, steady_length
+from autospec.engine.memory import check_cache, check_weights
+from autospec.engine.model_facts import context_length, eos_token_ids, numbers_per_token, steady_length
 from autospec.engine.probing import agrees, check_usable, first_line
 from autospec.engine.rows import FlatRows, RowTokens
 from autospec.errors import ModelError
@@ -35,6 +37,7 @@ class CausalLM:
         revision: Revision it was loaded at, if one was asked for.
         forward: What runs it; by default a lean one where there is one that computes the same, else transformers'.
         is_owned: Nobody else uses the model: weights that a lean forward holds in a form of its own are let go.
+            Those of other models are then held twice.
 
     Raises:
         ModelError: It cannot be used as a target or drafter; see `autospec.engine.probing.check_usable`.
@@ -93,6 +96,12 @@ class CausalLM:
         """Return what the language-model head says of last hidden states: [..., vocab]."""
         return self._forward.head(hidden)
 
+    def weights(self) -> list[Tensor]:
+        """Return the tensors it runs with, in the form in which it holds them."""
+        if isinstance(self._forward, LeanForward):
+            return self._forward.weights()
+        return [*self.model.parameters(), *self.model.buffers()]
+
     @property
     def is_lean(self) -> bool:
         """Whether it runs by a forward of our own instead of transformers'."""
@@ -104,10 +113,7 @@ class CausalLM:
         if lean is None:
             return
         self._forward = lean
-        if not agrees(self, expected):
-            self._forward = plain
-        elif is_owned:
-            release(self.model)
+        self._forward = speed_up(self.model, self._windows, is_owned) if agrees(self, expected) else plain
 
     def keep(self, model: PreTrainedModel, layers: Sequence[int]) -> CausalLM:
         """Return one of some of its layers, which shares its weights and its slots of a cache.
@@ -205,6 +211,19 @@ class CausalLM:
         """Most tokens it may see: its context, or as many as it turns by the same angles."""
         return min(self.context_length, self._steady_length or self.context_length)
 
+    def check_room(self, num_rows: int, capacity: int) -> None:
+        """Refuse caches that cannot fit what is free.
+
+        Args:
+            num_rows: Prompts at a time.
+            capacity: Tokens of each.
+
+        Raises:
+            ModelError: They do not; with the arithmetic.
+        """
+        numbers = numbers_per_token(self.model.config.get_text_config())
+        check_cache(num_rows, capacity, numbers * self.dtype.itemsize, self.device)
+
     def check_length(self, num_tokens: int) -> None:
         """Refuse lengths that the model was not made for.
 
@@ -254,6 +273,7 @@ def load_model(
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(location, **options)
+        _check_weights(source, location, config, number_format, where)
         if config.is_encoder_decoder:
             raise ModelError(
                 f"a target or drafter must be decoder-only, but `{source}` is a {config.model_type} model"
@@ -265,6 +285,14 @@ def load_model(
     except Exception as error:  # damaged files make transformers and safetensors raise what they like
         raise ModelError(f"`{source}` cannot be loaded as a causal language model: {first_line(error)}") from error
     return _compiled(model, source, revision) if compile else CausalLM(model, source, revision, is_owned=True)
+
+
+def _check_weights(name: str, location: str, config: Any, wanted: torch.dtype | str, device: torch.device) -> None:
+    """Refuse a checkpoint on this machine that cannot fit; what lies on a hub is not known before it is here."""
+    stored = getattr(config, "dtype", None) or torch.float32
+    own = stored if isinstance(wanted, str) else wanted
+    if isinstance(stored, torch.dtype) and isinstance(own, torch.dtype):
+        check_weights(name, Path(location), stored, own, device)
 
 
 def _compiled(model: PreTrainedModel, name: str, revision: str | None) -> CausalLM:

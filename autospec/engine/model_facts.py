@@ -35,3 +35,10 @@ def eos_token_ids(model: Any) -> frozenset[int]:
     if eos is None:
         eos = model.config.get_text_config().eos_token_id
     return frozenset([eos] if isinstance(eos, int) else eos or [])
+
+
+def numbers_per_token(config: Any) -> int:
+    """Return how many numbers of keys and values a text configuration's layers keep of each token."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * int(config.num_hidden_layers) * int(heads) * int(size)

@@ -20,6 +20,7 @@ from autospec.engine.costs import CONSTANT_COSTS, CostCurve
 from autospec.engine.draft_checks import check_draft, num_branches
 from autospec.engine.drafters.base import Drafter, DraftPlan, Needs, Trail
 from autospec.engine.model import CausalLM
+from autospec.engine.prefill import run_prompt
 from autospec.engine.rows import RowTokens
 from autospec.engine.termination import Stopping
 from autospec.engine.tree import TokenTree
@@ -80,6 +81,8 @@ class Session:
         target.check_length(capacity)
         self._needs = drafter.needs if drafter is not None else Needs()
         needed = self.slots_for(drafter, job)
+        if cache is None:
+            target.check_room(1, needed)
         self.cache = KVCache(needed) if cache is None else cache
         self.cache.reserve(needed)
         self.cache.crop(0, 0)
@@ -130,16 +133,11 @@ class Session:
     def prefill(self) -> list[int]:
         """Run the prompt, once and first of all; return the first token."""
         started = self._now()
-        input_ids, wants = torch.tensor([self._text]), self._needs
-        num_logits = 0 if wants.logits else 1  # those of a whole prompt would be large
-        hidden = None
-        if layers := wants.hidden_layers:
-            logits, hidden = self._target.forward_with_hidden(input_ids, self.cache, layers, num_logits=num_logits)
-        else:
-            logits = self._target.forward(input_ids, self.cache, num_logits=num_logits)
+        wants = self._needs
+        logits, hidden = run_prompt(self._target, self._text, self.cache, wants)
         if wants.anything:
-            self._trail = Trail(0, logits[0] if wants.logits else None, None if hidden is None else hidden[0])
-        tokens = [self._choose(logits[0, -1:])]
+            self._trail = Trail(0, logits if wants.logits else None, hidden)
+        tokens = [self._choose(logits[-1:])]
         self.stats.prefill_seconds = self._now() - started
         return self._commit(tokens)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from autospec.engine.memory import free_bytes
 from autospec.errors import MeasurementError
-from autospec.profiling.memory import free_bytes
 from autospec.profiling.settings import ProfileSettings
 from autospec.profiling.visits import Place, Samples, Subject
 

@@ -40,22 +40,23 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def free_bytes(device: torch.device) -> int:
-    """Return how much memory of a device is free."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
-
-
 def _sizes(thing: Any) -> dict[int, int]:
     """Return the bytes of every storage that is reached from an object, by its address."""
-    storages = [tensor.untyped_storage() for tensor in _tensors(thing, _DEEPEST)]
-    return {storage.data_ptr(): storage.nbytes() for storage in storages}
+    return dict(_place_and_size(tensor) for tensor in _tensors(thing, _DEEPEST))
+
+
+def _place_and_size(tensor: Tensor) -> tuple[int, int]:
+    if tensor.is_mkldnn:  # packed for the processor: its storage is its own business
+        return id(tensor), tensor.numel() * tensor.element_size()
+    storage = tensor.untyped_storage()
+    return storage.data_ptr(), storage.nbytes()
 
 
 def _tensors(thing: Any, levels: int) -> Iterator[Tensor]:
     if isinstance(thing, Tensor):
         yield thing
+    elif isinstance(thing, CausalLM):
+        yield from thing.weights()
     elif isinstance(thing, nn.Module):
         yield from thing.parameters()
         yield from thing.buffers()

@@ -57,6 +57,9 @@ class TableLM:
     def check_length(self, num_tokens: int) -> None:
         assert num_tokens <= self.context_length
 
+    def check_room(self, num_rows: int, capacity: int) -> None:
+        pass
+
     def forward(
         self,
         input_ids: Tensor,

@@ -41,10 +41,17 @@ class TimedLM(CausalLM):
         super().__init__(model, "timed")
         self.rate = rate
 
-    def _run(self, input_ids: Any, cache: Any, *rest: Any) -> Any:
+    def forward(self, input_ids: Any, cache: Any, **how: Any) -> Any:
+        self._pass(input_ids, cache)
+        return super().forward(input_ids, cache, **how)
+
+    def forward_with_hidden(self, input_ids: Any, cache: Any, layers: Any, **how: Any) -> Any:
+        self._pass(input_ids, cache)
+        return super().forward_with_hidden(input_ids, cache, layers, **how)
+
+    def _pass(self, input_ids: Any, cache: Any) -> None:
         rows, num_tokens = input_ids.shape
         self.watch.seconds += self.rate * (10 + rows * num_tokens + min(cache.lengths) / 100)
-        return super()._run(input_ids, cache, *rest)
 
 
 class TimedNgram(NgramDrafter):
@@ -202,9 +209,7 @@ def test_every_kind_of_drafter_has_all_its_fields(tiny_model: Any) -> None:
         made.cost_curve(name, 20)
     assert made.drafters["early_exit"].default_exit_layer == 2
     assert made.drafters["early_exit"].weight_bytes == 0
-    assert made.drafters["draft"].weight_bytes == sum(
-        parameter.numel() * 4 for parameter in draft.model.parameters()
-    ) + sum(buffer.numel() * buffer.element_size() for buffer in draft.model.buffers())
+    assert made.drafters["draft"].weight_bytes == sum(4 * parameter.numel() for parameter in draft.model.parameters())
     # keys and values of 4 layers, 2 heads of 8, float32
     assert made.memory.kv_bytes_per_token == 2 * 4 * 2 * 8 * 4
     assert made.memory.target_weight_bytes > 0

@@ -27,7 +27,7 @@ class Norm:
     """
 
     def __init__(self, weight: Tensor, epsilon: float) -> None:
-        self._weight, self._epsilon = weight, epsilon
+        self.weight, self._epsilon = weight, epsilon
         width = len(weight)
         self._is_single = weight.dtype == torch.float32
         # sqrt(mean of squares + epsilon) is hypot(length, sqrt(width * epsilon)) / sqrt(width): two small operations.
@@ -37,7 +37,7 @@ class Norm:
     def __call__(self, states: Tensor) -> Tensor:
         """Return states [..., width] of root-mean-square 1, times the weight."""
         if not self._is_single:  # the length of a vector in half precision would lose what the mean square keeps
-            return rms_norm(states, self._weight.shape, self._weight, self._epsilon)
+            return rms_norm(states, self.weight.shape, self.weight, self._epsilon)
         lengths = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
         return states / torch.hypot(lengths, self._least) * self._scaled
 
@@ -69,6 +69,16 @@ class LeanLayer:
     gate: LinearMap
     up: LinearMap
     down: LinearMap
+
+    @property
+    def maps(self) -> tuple[LinearMap, ...]:
+        """All linear maps."""
+        return (self.project, self.out, self.gate, self.up, self.down)
+
+    @property
+    def norms(self) -> tuple[Norm, ...]:
+        """All norms."""
+        return (self.norm_before, self.norm_between, *(self.head_norms or ()))
 
     def run(self, states: Tensor, rope: tuple[Tensor, Tensor], attending: Attending) -> Tensor:
         """Return the states [rows, n, width] behind this layer."""
@@ -158,6 +168,13 @@ class LeanForward:
             return self._rotary.at(new.lengths[0], new.num_new)
         positions = new.positions
         return self._rotary.at_each(positions, int(positions.max()))
+
+    def weights(self) -> list[Tensor]:
+        """Return every tensor of the model that it runs with, in the form in which it holds it."""
+        maps = (*(one for layer in self._layers for one in layer.maps), self._output_map)
+        norms = (*(one for layer in self._layers for one in layer.norms), self._norm)
+        own = [weight for one in maps for weight in one.weights()]
+        return [self._embeddings, *own, *(one.weight for one in norms)]
 
     def keep(self, layers: Sequence[int]) -> LeanForward:
         """Return one of some of its layers, which write where they always do."""

@@ -7,6 +7,7 @@ asks; plain matrix products cost twice as much (benchmarks/LOG.md).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Protocol
 
 import torch
@@ -36,6 +37,10 @@ class LinearMap(Protocol):
         """Return the outputs times their sigmoid."""
         ...
 
+    def weights(self) -> list[Tensor]:
+        """Return what it holds."""
+        ...
+
 
 class PlainMap:
     """Runs anywhere.
@@ -63,6 +68,41 @@ class PlainMap:
     def silu(self, inputs: Tensor) -> Tensor:
         """See `LinearMap`."""
         return silu(self(inputs))
+
+    def weights(self) -> list[Tensor]:
+        """See `LinearMap`."""
+        return [self._weight] if self._bias is None else [self._weight, self._bias]
+
+
+class SideBySide:
+    """Several maps of the same inputs, each run by itself.
+
+    Args:
+        maps: Their outputs come in this order.
+    """
+
+    def __init__(self, maps: Sequence[PlainMap]) -> None:
+        self._maps = tuple(maps)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """See `LinearMap`."""
+        return torch.cat([one(inputs) for one in self._maps], dim=-1)
+
+    def plus(self, inputs: Tensor, other: Tensor) -> Tensor:
+        """See `LinearMap`."""
+        return self(inputs) + other
+
+    def times(self, inputs: Tensor, other: Tensor) -> Tensor:
+        """See `LinearMap`."""
+        return self(inputs) * other
+
+    def silu(self, inputs: Tensor) -> Tensor:
+        """See `LinearMap`."""
+        return silu(self(inputs))
+
+    def weights(self) -> list[Tensor]:
+        """See `LinearMap`."""
+        return [weight for one in self._maps for weight in one.weights()]
 
 
 class PackedMap:
@@ -99,9 +139,13 @@ class PackedMap:
         outputs: Tensor = self._run(inputs, self._weight, self._bias, "swish", [], "")
         return outputs
 
+    def weights(self) -> list[Tensor]:
+        """See `LinearMap`."""
+        return [self._weight] if self._bias is None else [self._weight, self._bias]
+
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    """Return whether weights of a device and number format can be packed and run."""
+    """Return whether weights of a device and number format can be packed and run right."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
@@ -109,22 +153,45 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     if torch.backends.cpu.get_cpu_capability() not in _X86:
         return False
     has_halves = dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return dtype == torch.float32 or has_halves
+    return (dtype == torch.float32 or has_halves) and _packs_right(dtype)
+
+
+@cache
+@torch.inference_mode()
+def _packs_right(dtype: torch.dtype) -> bool:
+    """Return whether a small packed map says what a plain one does: torch promises nothing of these operations."""
+    weight, inputs = (
+        torch.linspace(-1, 1, 512).view(16, 32).to(dtype),
+        torch.linspace(-2, 2, 96).view(1, 3, 32).to(dtype),
+    )
+    packed, plain, other = PackedMap(weight, None), PlainMap(weight, None), torch.ones(1, 3, 16, dtype=dtype)
+    pairs = (
+        (packed(inputs), plain(inputs)),
+        (packed.silu(inputs), plain.silu(inputs)),
+        (packed.plus(inputs, other), plain.plus(inputs, other)),
+        (packed.times(inputs, other), plain.times(inputs, other)),
+    )
+    limit = 1e-4 if dtype == torch.float32 else 0.05
+    return all(torch.allclose(ours, theirs, rtol=limit, atol=limit) for ours, theirs in pairs)
 
 
 @torch.inference_mode()
-def make_map(linears: Sequence[nn.Linear], is_packed: bool) -> LinearMap:
-    """Make one map of several linear layers of the same inputs, outputs side by side.
+def shared_map(linears: Sequence[nn.Linear]) -> LinearMap:
+    """Make one map of several linear layers of the same inputs, outputs side by side, of their own weights."""
+    maps = [PlainMap(one.weight.detach(), None if one.bias is None else one.bias.detach()) for one in linears]
+    return maps[0] if len(maps) == 1 else SideBySide(maps)
+
+
+@torch.inference_mode()
+def fast_map(linears: Sequence[nn.Linear], is_packed: bool) -> LinearMap:
+    """Make the same of weights of its own: one matrix, packed where `can_pack` allows it.
 
     Args:
         linears: All with a bias, or all without.
-        is_packed: Whether `can_pack` allows it.
+        is_packed: Whether to pack it; a single plain one shares its weight.
     """
-    weight = _joined([one.weight for one in linears])
-    bias = None if linears[0].bias is None else _joined([one.bias for one in linears])
+    if len(linears) == 1 and not is_packed:
+        return shared_map(linears)
+    weight = torch.cat([one.weight for one in linears])
+    bias = None if linears[0].bias is None else torch.cat([one.bias for one in linears])
     return PackedMap(weight, bias) if is_packed else PlainMap(weight, bias)
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    """Return the only one as it is, or several in one."""
-    return tensors[0].detach() if len(tensors) == 1 else torch.cat(list(tensors))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autospec.engine.lean.attention import Heads
 from autospec.engine.lean.forward import LeanForward, LeanLayer, Norm
-from autospec.engine.lean.maps import LinearMap, can_pack, make_map
+from autospec.engine.lean.maps import LinearMap, can_pack, fast_map, shared_map
 from autospec.engine.lean.rotary import RotaryTable
 from autospec.engine.masks import Windows
 
@@ -19,28 +19,39 @@ _GROWING = ("dynamic", "longrope")  # rotary angles that depend on how long the 
 
 
 def read_lean(model: Any, windows: Windows) -> LeanForward | None:
-    """Make a lean forward of a model; None where it is of another kind, or does more than its weights say.
+    """Make a lean forward of a model's own weights; None where it is of another kind, or does more than they say.
 
-    Whether it computes the same is for the caller to see.
+    Whether it computes the same is for the caller to see, before `speed_up`.
 
     Args:
         model: Loaded by transformers, on one device.
         windows: Of its kinds of layers.
     """
-    if not _is_known(model):
-        return None
-    return _Reader(model, windows).read()
+    return _Reader(model, windows, shared_map).read() if _is_known(model) else None
 
 
-def release(model: Any) -> None:
-    """Let go of those weights of a model that its lean forward holds copies of: the model cannot run any more.
+def speed_up(model: Any, windows: Windows, lets_go: bool) -> LeanForward:
+    """Make the same of weights in the form that is fastest on this device.
 
-    Its embeddings stay, and a head that shares them.
+    Args:
+        model: Of which `read_lean` made one.
+        windows: Of its kinds of layers.
+        lets_go: Let the model go of every weight, one after the other, that is held in another form here, so that
+            none is held twice. The model itself cannot run any more; its embeddings stay.
     """
-    kept = model.get_input_embeddings().weight
-    for linear in _linears(model):
-        if linear.weight is not kept:
-            linear.weight = nn.Parameter(torch.empty_like(linear.weight, device="meta"), requires_grad=False)
+    embeddings = model.get_input_embeddings().weight
+    is_packed = can_pack(embeddings.device, embeddings.dtype)
+
+    def made(linears: Sequence[nn.Linear]) -> LinearMap:
+        # A head that shares the embeddings stays as it is: in another form it would be held twice.
+        if any(one.weight is embeddings for one in linears) or (len(linears) == 1 and not is_packed):
+            return shared_map(linears)
+        fast = fast_map(linears, is_packed)
+        for one in linears if lets_go else ():
+            one.weight = nn.Parameter(torch.empty_like(one.weight, device="meta"), requires_grad=False)
+        return fast
+
+    return _Reader(model, windows, made).read()
 
 
 def _is_known(model: Any) -> bool:
@@ -73,20 +84,17 @@ def _linears(model: Any) -> Iterable[Any]:
 
 
 class _Reader:
-    def __init__(self, model: Any, windows: Windows) -> None:
-        self._model, self._config, self._windows = model, model.config, windows
+    def __init__(self, model: Any, windows: Windows, made: Callable[[Sequence[nn.Linear]], LinearMap]) -> None:
+        self._model, self._config, self._windows, self._made = model, model.config, windows, made
         self._embeddings: Tensor = model.get_input_embeddings().weight.detach()
-        self._is_packed = can_pack(self._embeddings.device, self._embeddings.dtype)
 
     def read(self) -> LeanForward:
-        body, head = self._model.model, self._model.lm_head
-        # A head that shares the embeddings stays as it is: packed it would be held twice.
-        is_tied = head.weight.data_ptr() == self._embeddings.data_ptr()
+        body = self._model.model
         return LeanForward(
             embeddings=self._embeddings,
             layers=[self._layer(number, layer) for number, layer in enumerate(body.layers)],
             norm=self._norm(body.norm),
-            output_map=make_map([head], self._is_packed and not is_tied),
+            output_map=self._map(self._model.lm_head),
             rotary=RotaryTable(body.rotary_emb, self._embeddings),
             windows=self._windows,
         )
@@ -122,4 +130,4 @@ class _Reader:
         return Norm(module.weight.detach(), float(module.variance_epsilon))
 
     def _map(self, *linears: nn.Linear) -> LinearMap:
-        return make_map(linears, self._is_packed)
+        return self._made(linears)

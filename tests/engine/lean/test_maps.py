@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from autospec.engine.lean.maps import PackedMap, PlainMap, can_pack, make_map
+from autospec.engine.lean import maps
+from autospec.engine.lean.maps import PackedMap, PlainMap, can_pack, fast_map, shared_map
 
 CPU = torch.device("cpu")
 needs_packing = pytest.mark.skipif(not can_pack(CPU, torch.float32), reason="this processor packs nothing")
@@ -45,10 +46,26 @@ def test_maps_of_the_same_inputs_become_one_side_by_side(is_packed: bool) -> Non
     first, second = nn.Linear(8, 4), nn.Linear(8, 16)
     inputs = torch.randn(1, 3, 8)
     with torch.inference_mode():
-        joined = make_map([first, second], is_packed)(inputs)
-        torch.testing.assert_close(joined, torch.cat([first(inputs), second(inputs)], dim=-1))
+        expected = torch.cat([first(inputs), second(inputs)], dim=-1)
+        torch.testing.assert_close(fast_map([first, second], is_packed)(inputs), expected)
+        joined = shared_map([first, second])
+        torch.testing.assert_close(joined(inputs), expected)
+        other = torch.full_like(expected, 3.0)
+        torch.testing.assert_close(joined.plus(inputs, other), expected + 3)
+        torch.testing.assert_close(joined.times(inputs, other), expected * 3)
+        torch.testing.assert_close(joined.silu(inputs), torch.nn.functional.silu(expected))
 
 
 def test_only_formats_that_this_processor_multiplies_are_packed() -> None:
     assert not can_pack(CPU, torch.float16)
     assert not can_pack(torch.device("meta"), torch.float32)
+
+
+@needs_packing
+def test_operations_that_compute_something_else_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PackedMap, "times", lambda self, inputs, other: self(inputs) + other)
+    maps._packs_right.cache_clear()
+    try:
+        assert not can_pack(CPU, torch.float32)
+    finally:
+        maps._packs_right.cache_clear()

@@ -14,7 +14,8 @@ from torch import nn
 from autospec.config import SpecConfig
 from autospec.engine.cache import KVCache
 from autospec.engine.decoder import SpeculativeDecoder
-from autospec.engine.lean import read_lean, release
+from autospec.engine.lean import read_lean, speed_up
+from autospec.engine.lean.maps import can_pack
 from autospec.engine.lean.rotary import RotaryTable, rotate
 from autospec.engine.model import CausalLM, load_model
 
@@ -57,14 +58,15 @@ def test_a_lean_forward_that_computes_something_else_is_not_taken(
 def test_a_model_of_our_own_lets_go_of_weights_that_are_held_in_another_form(tiny_checkpoint: Path) -> None:
     loaded = load_model(str(tiny_checkpoint), device="cpu")
     assert loaded.is_lean
-    assert loaded.model.model.layers[0].mlp.up_proj.weight.is_meta
+    assert loaded.model.model.layers[0].self_attn.q_proj.weight.is_meta
+    assert loaded.model.model.layers[0].mlp.up_proj.weight.is_meta == can_pack(loaded.device, loaded.dtype)
     assert not loaded.model.get_input_embeddings().weight.is_meta
     assert (loaded.device.type, loaded.dtype) == ("cpu", torch.float32)
 
 
 def test_a_head_that_shares_the_embeddings_is_kept(tiny_model: Callable[..., Any]) -> None:
     model = deepcopy(tiny_model("llama", tie_word_embeddings=True))
-    release(model)
+    speed_up(model, FULL, lets_go=True)
     assert not model.lm_head.weight.is_meta
     assert model.model.layers[0].self_attn.q_proj.weight.is_meta
 

@@ -20,6 +20,7 @@ from autospec.config import SamplingParams, SpecConfig
 from autospec.errors import AutospecError, BaselineError, MeasurementError, MismatchError
 from autospec.records import Generation, Measurement, Prompt
 from autospec.rules import ACCEPT_RULES
+from autospec.runners.footprint import Footprint
 from autospec.runners.quality import QualityMeter
 from autospec.runners.scoring import Scorer
 
@@ -68,7 +69,7 @@ class LiveRunner:
         max_new_tokens: int,
         scorer: Scorer | None = None,
     ) -> None:
-        self._meter = QualityMeter(decoder, scorer)
+        self._meter, self._footprint = QualityMeter(decoder, scorer), Footprint(decoder)
         self._decoder, self._sampling, self._max_new_tokens = decoder, sampling, max_new_tokens
         self._device = decoder.target.device
         self._clock = Clock(self._device)
@@ -103,6 +104,7 @@ class LiveRunner:
                 self._reset_peak()
                 own = self._time(config, prompt_ids, sampling)
                 peak = self._peak_bytes()
+            footprint = self._footprint.of(config, len(prompt_ids) + self._max_new_tokens)
             likeness = self._compare(config, prompt, own.generation, baseline.generation, sampling)
             is_lossless = ACCEPT_RULES[config.accept_rule].is_lossless
             quality = None if is_lossless else self._meter.judge(prompt, own.generation, baseline.generation, sampling)
@@ -134,6 +136,8 @@ class LiveRunner:
             difference_index=likeness.difference_index,
             difference_gap=likeness.difference_gap,
             quality=quality,
+            baseline_gap_seconds=tuple(baseline.generation.stats.gap_seconds),
+            footprint_bytes=footprint,
         )
 
     def _generate(

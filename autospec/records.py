@@ -266,6 +266,7 @@ class Measurement:
         baseline_gap_seconds: Under plain decoding, as `stats.gap_seconds` is under `config`; empty in older logs.
         footprint_bytes: Weights of the target and of the drafters that `config` names, and the caches of this call,
             counted from their tensors; 0 where it is not known.
+        baseline_footprint_bytes: The same of plain decoding.
     """
 
     config: SpecConfig
@@ -289,6 +290,7 @@ class Measurement:
     quality: OutputQuality | None = None
     baseline_gap_seconds: tuple[float, ...] = ()
     footprint_bytes: int = 0
+    baseline_footprint_bytes: int = 0
 
     @property
     def key(self) -> tuple[str, str, str, int]:

@@ -45,5 +45,9 @@ class Yardstick:
 SPEED = Yardstick("speedup", "speedup", "log_speedup", "log_speedups")
 # Of each call the 95th percentile of the gaps between arrivals, tokens of one step arriving together: what vLLM's
 # serving benchmark calls ITL. SGLang's shares a gap among the tokens that end it, which would be speed once more.
-LATENCY = Yardstick("p95_inter_token_latency", "p95 inter-token latency", "log_latency_ratio", "log_latency_ratios")
+# The ratio is plain decoding's over the configuration's: above 1 a reader waits less.
+LATENCY = Yardstick("p95_latency_ratio", "p95 latency ratio", "log_latency_ratio", "log_latency_ratios")
 YARDSTICKS = (SPEED, LATENCY)
+
+# What decides under each `study.objective`; under `pareto`, among those that go on.
+DECISIVE = {"tokens_per_second": SPEED, "p95_inter_token_latency": LATENCY, "pareto": SPEED}

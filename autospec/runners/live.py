@@ -104,7 +104,8 @@ class LiveRunner:
                 self._reset_peak()
                 own = self._time(config, prompt_ids, sampling)
                 peak = self._peak_bytes()
-            footprint = self._footprint.of(config, len(prompt_ids) + self._max_new_tokens)
+            num_tokens = len(prompt_ids) + self._max_new_tokens
+            footprint, baseline_footprint = (self._footprint.of(one, num_tokens) for one in (config, _OFF))
             likeness = self._compare(config, prompt, own.generation, baseline.generation, sampling)
             is_lossless = ACCEPT_RULES[config.accept_rule].is_lossless
             quality = None if is_lossless else self._meter.judge(prompt, own.generation, baseline.generation, sampling)
@@ -138,6 +139,7 @@ class LiveRunner:
             quality=quality,
             baseline_gap_seconds=tuple(baseline.generation.stats.gap_seconds),
             footprint_bytes=footprint,
+            baseline_footprint_bytes=baseline_footprint,
         )
 
     def _generate(

@@ -14,6 +14,7 @@ from autospec.errors import ConfigError
 from autospec.records import Prompt, Workload
 from autospec.runners.base import Runner
 from autospec.tuning.events import OnEvent, Tracker
+from autospec.tuning.goals import GOALS, Goal
 from autospec.tuning.settings import StudySettings
 from autospec.tuning.space import SearchSpace
 
@@ -73,6 +74,11 @@ class Task:
                 f"a workload must have tune and held-out prompts, but {self.workload.name!r} has {num_tune} and "
                 f"{num_held_out}"
             )
+
+    @property
+    def goal(self) -> Goal:
+        """What is looked for."""
+        return GOALS[self.settings.objective]
 
     def identity(self) -> dict[str, Any]:
         """Return what must be the same for a run to be gone on with."""

@@ -320,6 +320,7 @@ def test_a_footprint_is_weights_and_caches_of_what_a_configuration_names(tiny: A
     room = 5 + 24
     assert measure(runner, OFF).footprint_bytes == weights + token * room
     assert measure(runner, SpecConfig("ngram", 6)).footprint_bytes == weights + token * room
+    assert measure(runner, SpecConfig("draft", 3)).baseline_footprint_bytes == weights + token * room
     tree = SpecConfig("draft", 3, tree_shape="best_first", tree_width=2, tree_nodes=6)
     chain, branching = (measure(runner, config).footprint_bytes for config in (SpecConfig("draft", 3), tree))
     assert chain >= weights + 2 * token * room

@@ -23,12 +23,14 @@ class Yardstick:
         title: For people.
         measured: Property of a `Measurement` that holds the log ratio, plain decoding's over the configuration's.
         predicted: Field of a prediction that holds the same for each prompt.
+        least_new_tokens: Of a call, so that there is something to compare.
     """
 
     name: str
     title: str
     measured: str
     predicted: str
+    least_new_tokens: int = 1
 
     def log_ratio(self, measurement: Measurement) -> float:
         """Return how much better than plain decoding a measurement is; 0 is no difference."""
@@ -46,7 +48,7 @@ SPEED = Yardstick("speedup", "speedup", "log_speedup", "log_speedups")
 # Of each call the 95th percentile of the gaps between arrivals, tokens of one step arriving together: what vLLM's
 # serving benchmark calls ITL. SGLang's shares a gap among the tokens that end it, which would be speed once more.
 # The ratio is plain decoding's over the configuration's: above 1 a reader waits less.
-LATENCY = Yardstick("p95_latency_ratio", "p95 latency ratio", "log_latency_ratio", "log_latency_ratios")
+LATENCY = Yardstick("p95_latency_ratio", "p95 latency ratio", "log_latency_ratio", "log_latency_ratios", 2)
 YARDSTICKS = (SPEED, LATENCY)
 
 # What decides under each `study.objective`; under `pareto`, among those that go on.

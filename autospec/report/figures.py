@@ -62,7 +62,7 @@ def optimisation_history(run: RunFiles) -> Figure | None:
     measured = [(trial, trial.ratio) for trial in run.trials if trial.ratio is not None and trial.state != "failed"]
     if not measured:
         return None
-    subtitle = best_trial(run) + conditions(run)
+    subtitle = f"looked for: {run.objective}; {best_trial(run)}{conditions(run)}"
     figure, (axes,) = make_panels(("",), f"{_capital(run)} of each trial of the search", subtitle, (9.0, 4.6))
     colours = colours_of(run)
     if run.noise_floor is not None:

@@ -134,7 +134,7 @@ class TuningResult:
         throughput: Total tokens over total seconds.
         latency: How long a reader waits for the next tokens, nearly at worst.
         identity: Lossless rules compared with plain decoding.
-        noise_floor: Coefficient of variation of one timing, from the baseline measured against itself.
+        noise_floor: Coefficient of variation of one timing of what decides: the baseline measured against itself.
         num_live_trials: Trials measured on the engine, the baseline's own included.
         num_replayed_trials: Configurations priced from a trace.
         wall_seconds: By phase.

@@ -48,7 +48,7 @@ class Task:
 
     Raises:
         ConfigError: The space names drafters the decoder has not or leaves nothing to try under the workload's
-            decoding, or the workload lacks prompts.
+            decoding, or the workload lacks prompts, or tokens that the objective compares.
     """
 
     decoder: SpeculativeDecoder
@@ -66,6 +66,12 @@ class Task:
     hardware: HardwareProfile | Path | None = None
 
     def __post_init__(self) -> None:
+        least, num_new = self.goal.yardstick.least_new_tokens, self.workload.max_new_tokens
+        if num_new < least:
+            raise ConfigError(
+                f"`study.objective={self.settings.objective}` needs `max_new_tokens >= {least}`, but the workload has "
+                f"{num_new}"
+            )
         self.space.check(self.decoder.drafters, self.settings.quality.allows_lossy)
         self.space.under(self.workload.sampling)
         if not self.workload.tune or not self.workload.held_out:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 
 from autospec.config import SpecConfig
+from autospec.errors import ConfigError
 from autospec.policy import Policy
-from autospec.records import Measurement, OutputQuality, Prompt, StepStats
+from autospec.records import Measurement, OutputQuality, StepStats
 from autospec.tuning.events import OVER_MEMORY, Event, TrialDone, TrialReport, Warned
 from autospec.tuning.finalists import Chosen, pick_finalists, spread_over
 from autospec.tuning.goals import GOALS
 from autospec.tuning.journal import open_study
-from autospec.tuning.pareto import ParetoRow, pareto_configs
-from autospec.tuning.pool import OFF, Leaderboard, Pool
+from autospec.tuning.pareto import pareto_configs
+from autospec.tuning.pool import Leaderboard, Pool
 from autospec.tuning.quality import LossLimit
 from autospec.tuning.result import TuningResult
 from autospec.tuning.run import run_task
@@ -29,15 +30,14 @@ from autospec.yardsticks import DECISIVE, LATENCY, SPEED
 
 LATENCY_GOAL, FRONT = GOALS["p95_inter_token_latency"], GOALS["pareto"]
 DRAFT, NGRAM = SpecConfig("draft", 6), SpecConfig("ngram", 4)
-MEGABYTES = {"": 24, "ngram": 24, "draft": 27}
 
 
-def measured(config: SpecConfig, prompt_id: str, speed: float, gap: float = 0.1, megabytes: int = 0) -> Measurement:
+def measured(config: SpecConfig, prompt_id: str, speed: float, gap: float = 0.1, size: int = 0) -> Measurement:
     """Ten tokens against ten in a second, one every 0.1 s; 24 MB of them for the target."""
     return Measurement(
         config, prompt_id, "code", "search", 1, 0, 1.0 / speed, 1.0, 10, 10, 0, 0,
         StepStats(gap_seconds=[gap] * 5), True, baseline_gap_seconds=(0.1,) * 9,
-        footprint_bytes=megabytes, baseline_footprint_bytes=24, peak_memory_bytes=500,
+        footprint_bytes=size, baseline_footprint_bytes=24, peak_memory_bytes=500,
     )  # fmt: skip
 
 
@@ -52,7 +52,7 @@ def test_every_objective_has_a_goal_that_what_decides_fits() -> None:
 
 
 def test_values_of_a_trial() -> None:
-    both = [measured(DRAFT, "a", 2.0, megabytes=27), measured(DRAFT, "b", 2.0, megabytes=28)]
+    both = [measured(DRAFT, "a", 2.0, size=27), measured(DRAFT, "b", 2.0, size=28)]
     assert LATENCY_GOAL.values(0.3, both) == (0.3,)
     assert FRONT.values(0.3, both) == (0.3, 0.0, 28.0)
     assert FRONT.values(0.3, [lossy(one, -0.02) for one in both]) == (0.3, pytest.approx(0.02), 28.0)
@@ -61,7 +61,7 @@ def test_values_of_a_trial() -> None:
 
 
 def test_memory_is_the_footprint_only_where_it_is_weighed() -> None:
-    both = [measured(DRAFT, "a", 2.0, megabytes=27), measured(DRAFT, "b", 2.0, megabytes=28)]
+    both = [measured(DRAFT, "a", 2.0, size=27), measured(DRAFT, "b", 2.0, size=28)]
     assert FRONT.memory_bytes(both) == 28
     assert LATENCY_GOAL.memory_bytes(both) == 500
 
@@ -71,7 +71,7 @@ def test_a_front_leaves_out_what_another_beats_in_speed_and_memory() -> None:
     figures = {1: (3.0, 28), 2: (2.0, 27), 3: (1.5, 28), 4: (1.2, 24), 5: (0.8, 24)}
     configs = {length: SpecConfig("draft", length) for length in figures}
     seen = [
-        measured(configs[length], prompt, speed, megabytes=memory)
+        measured(configs[length], prompt, speed, size=memory)
         for length, (speed, memory) in figures.items()
         for prompt in ("a", "b")
     ]
@@ -84,8 +84,8 @@ def test_a_front_leaves_out_what_another_beats_in_speed_and_memory() -> None:
 
 def test_a_slower_configuration_stays_where_it_loses_less() -> None:
     seen = [one for prompt in ("a", "b") for one in (
-        lossy(measured(DRAFT, prompt, 3.0, megabytes=27), 0.1), measured(DRAFT, prompt, 2.0, megabytes=27),
-        lossy(measured(NGRAM, prompt, 1.5, megabytes=27), 0.05),
+        lossy(measured(DRAFT, prompt, 3.0, size=27), 0.1), measured(DRAFT, prompt, 2.0, size=27),
+        lossy(measured(NGRAM, prompt, 1.5, size=27), 0.05),
     )]  # fmt: skip
     configs = {one.config for one in seen}
     assert pareto_configs(configs, seen, FRONT.axes) == (seen[0].config, DRAFT)
@@ -122,25 +122,7 @@ def test_what_is_measured_beside_the_chosen_is_never_used() -> None:
     assert kept.beside == chosen.beside
 
 
-class Planted:
-    """A fake runner's measurements with gaps, footprints and losses of their own."""
-
-    def __init__(self, fakes: SimpleNamespace, gaps: Mapping[str, float], **planted: Any) -> None:
-        self._inner, self._gaps = fakes.FakeRunner(**planted), gaps
-        self.calls, self.now = self._inner.calls, self._inner.now
-
-    def measure(self, config: SpecConfig, prompt: Prompt, **where: Any) -> Measurement:
-        one = self._inner.measure(config, prompt, **where)
-        rng = self._inner._rng(config.config_hash, prompt.prompt_id, where["stage"], str(where["repeat"]), "gaps")
-        gap = self._gaps.get(config.drafter, 0.005) * (1.0 + 0.01 * config.draft_length)
-        stats = replace(one.stats, gap_seconds=(gap * rng.lognormal(0.0, 0.01, 20)).tolist())
-        return replace(
-            one,
-            stats=stats,
-            baseline_gap_seconds=tuple((0.005 * rng.lognormal(0.0, 0.01, 47)).tolist()),
-            footprint_bytes=MEGABYTES[config.drafter] + config.tree_nodes * (config.tree_shape != "chain"),
-            baseline_footprint_bytes=MEGABYTES[""],
-        )
+WAITS = {"draft": 0.010, "ngram": 0.0035}
 
 
 def reports_of(events: Sequence[Event]) -> list[TrialReport]:
@@ -159,7 +141,7 @@ def stored(folder: Path) -> dict[str, Any]:
 def test_the_shortest_latency_is_found_although_it_is_not_the_fastest(fakes: SimpleNamespace, tmp_path: Path) -> None:
     """`ngram` waits less than plain decoding, the less the shorter its drafts; `draft` is twice as fast and waits."""
     events: list[Event] = []
-    runner = Planted(fakes, {"draft": 0.010, "ngram": 0.0035}, speed=speeds)
+    runner = fakes.FakeRunner(gaps=WAITS, speed=speeds)
     settings = {"objective": "p95_inter_token_latency", "trials": 20, "patience": 0}
     result = run_task(fakes.make_task(tmp_path, runner, on_event=events.append, **settings))
     config = result.policy.choose()
@@ -172,13 +154,12 @@ def test_the_shortest_latency_is_found_although_it_is_not_the_fastest(fakes: Sim
     assert speed.value == pytest.approx(1.3, rel=0.05)
     assert result.latency.baseline_seconds == pytest.approx(0.005, rel=0.03)
     assert result.latency.seconds == pytest.approx(0.005 / waits.value, rel=0.03)
-    pruned = [one for one in reports_of(events) if one.state == "pruned"]
-    assert {one.config.drafter for one in pruned} == {"draft"}
-    assert all(one.speedup and one.speedup.value > 1.2 for one in pruned)  # fast, and given up for how long they wait
+    given_up = [one.speedup for one in reports_of(events) if one.state == "pruned"]
+    assert any(one is not None and one.value > 1.8 for one in given_up)  # fast, and pruned for how long it waits
 
 
 def test_a_result_by_latency_shows_both(fakes: SimpleNamespace, tmp_path: Path) -> None:
-    runner = Planted(fakes, {"draft": 0.010, "ngram": 0.0035}, speed=speeds)
+    runner = fakes.FakeRunner(gaps=WAITS, speed=speeds)
     result = run_task(fakes.make_task(tmp_path, runner, objective="p95_inter_token_latency", trials=8))
     values = stored(tmp_path)
     assert values["objective"] == "p95_inter_token_latency"
@@ -197,7 +178,7 @@ def test_a_result_by_latency_shows_both(fakes: SimpleNamespace, tmp_path: Path) 
 
 
 def test_off_is_the_answer_where_all_speculation_waits_longer(fakes: SimpleNamespace, tmp_path: Path) -> None:
-    runner = Planted(fakes, {"draft": 0.010, "ngram": 0.0055}, speed=speeds)
+    runner = fakes.FakeRunner(gaps={**WAITS, "ngram": 0.0055}, speed=speeds)
     result = run_task(fakes.make_task(tmp_path, runner, objective="p95_inter_token_latency", trials=10))
     assert result.policy.choose().is_off
     assert [one.ratio.value for one in result.comparisons] == [1.0, 1.0]
@@ -206,7 +187,7 @@ def test_off_is_the_answer_where_all_speculation_waits_longer(fakes: SimpleNames
 
 
 def test_a_study_of_speed_shows_latency_beside_it(fakes: SimpleNamespace, tmp_path: Path) -> None:
-    runner = Planted(fakes, {"draft": 0.010, "ngram": 0.0055}, speed=speeds)
+    runner = fakes.FakeRunner(gaps={**WAITS, "ngram": 0.0055}, speed=speeds)
     result = run_task(fakes.make_task(tmp_path, runner, trials=10))
     assert result.policy.choose().drafter == "draft"
     length = result.policy.choose().draft_length
@@ -220,7 +201,7 @@ def test_a_study_of_speed_shows_latency_beside_it(fakes: SimpleNamespace, tmp_pa
 
 def test_a_front_is_measured_to_the_end_and_its_fastest_is_the_policy(fakes: SimpleNamespace, tmp_path: Path) -> None:
     events: list[Event] = []
-    runner = Planted(fakes, {}, speed=speeds)
+    runner = fakes.FakeRunner(speed=speeds)
     result = run_task(fakes.make_task(tmp_path, runner, objective="pareto", trials=16, on_event=events.append))
     assert {one.state for one in reports_of(events)} == {"complete"}
     assert result.policy.choose().drafter == "draft"
@@ -241,19 +222,19 @@ def test_a_front_is_measured_to_the_end_and_its_fastest_is_the_policy(fakes: Sim
 
 
 def test_optuna_is_told_all_three_values(fakes: SimpleNamespace, tmp_path: Path) -> None:
-    run_task(fakes.make_task(tmp_path, Planted(fakes, {}, speed=speeds), objective="pareto", trials=6))
+    run_task(fakes.make_task(tmp_path, fakes.FakeRunner(speed=speeds), objective="pareto", trials=6))
     study = open_study(tmp_path / "study.journal", FRONT.directions)
     told = [trial for trial in study.get_trials(deepcopy=False) if trial.values]
     assert len(told) == 7
     assert all(not trial.intermediate_values for trial in told)
     for trial in told[1:]:
-        assert trial.values[1:] == [0.0, float(MEGABYTES[trial.params["drafter"]])]
+        assert trial.values[1:] == [0.0, {"draft": 27.0, "ngram": 24.0}[trial.params["drafter"]]]
     assert told[0].values == [pytest.approx(0.0, abs=0.05), 0.0, 24.0]
 
 
 def test_the_fastest_that_keeps_the_memory_is_chosen(fakes: SimpleNamespace, tmp_path: Path) -> None:
     events: list[Event] = []
-    runner = Planted(fakes, {}, speed=speeds)
+    runner = fakes.FakeRunner(speed=speeds)
     settings = {"objective": "pareto", "trials": 12, "max_memory_bytes": 25}
     result = run_task(fakes.make_task(tmp_path, runner, on_event=events.append, **settings))
     assert result.policy.choose().drafter == "ngram"
@@ -266,7 +247,7 @@ def test_the_fastest_that_keeps_the_memory_is_chosen(fakes: SimpleNamespace, tmp
 
 def test_plain_decoding_over_the_memory_is_said(fakes: SimpleNamespace, tmp_path: Path) -> None:
     events: list[Event] = []
-    runner = Planted(fakes, {}, speed=speeds)
+    runner = fakes.FakeRunner(speed=speeds)
     settings = {"objective": "pareto", "trials": 3, "max_memory_bytes": 20}
     result = run_task(fakes.make_task(tmp_path, runner, on_event=events.append, **settings))
     assert result.policy.choose().is_off
@@ -277,7 +258,7 @@ def test_plain_decoding_over_the_memory_is_said(fakes: SimpleNamespace, tmp_path
 
 @pytest.mark.parametrize("sampler", ["tpe", "gp"])
 def test_a_sampler_takes_three_values_past_its_startup(fakes: SimpleNamespace, tmp_path: Path, sampler: str) -> None:
-    runner = Planted(fakes, {}, speed=speeds)
+    runner = fakes.FakeRunner(speed=speeds)
     settings = {"objective": "pareto", "trials": 10, "patience": 0, "sampler": sampler}
     result = run_task(fakes.make_task(tmp_path, runner, **settings))
     assert result.num_live_trials == 11
@@ -289,7 +270,7 @@ def test_a_run_cut_short_anywhere_goes_the_same_way(fakes: SimpleNamespace, tmp_
     small = {"objective": objective, "trials": 6, "prompts_per_trial": 4, "finalists": 2, "finalist_prompts": 4}
 
     def task(folder: Path, hook: Any = lambda count: None) -> Any:
-        runner = Planted(fakes, {"draft": 0.010, "ngram": 0.0035}, speed=speeds, hook=hook)
+        runner = fakes.FakeRunner(gaps=WAITS, speed=speeds, hook=hook)
         return fakes.make_task(folder, runner, **small, workload=fakes.make_workload(per_category=4)), runner
 
     whole, runner = task(tmp_path / "whole")
@@ -316,25 +297,22 @@ def test_the_objective_is_part_of_what_a_run_is(fakes: SimpleNamespace, tmp_path
     assert [one["settings"]["objective"] for one in identities] == list(OBJECTIVES)
 
 
+def test_latency_needs_a_second_token(fakes: SimpleNamespace, tmp_path: Path) -> None:
+    workload = replace(fakes.make_workload(), max_new_tokens=1)
+    fakes.make_task(tmp_path, workload=workload)
+    with pytest.raises(ConfigError, match=r"`study\.objective=p95_inter_token_latency` needs `max_new_tokens >= 2`"):
+        fakes.make_task(tmp_path, workload=workload, objective="p95_inter_token_latency")
+
+
 def test_an_interrupted_study_by_latency_says_what_it_knows(fakes: SimpleNamespace, tmp_path: Path) -> None:
     def stop(count: int) -> None:
         if count == 45:
             raise KeyboardInterrupt
 
-    runner = Planted(fakes, {"draft": 0.010, "ngram": 0.0035}, speed=speeds, hook=stop)
+    runner = fakes.FakeRunner(gaps=WAITS, speed=speeds, hook=stop)
     result: TuningResult = run_task(fakes.make_task(tmp_path, runner, objective="p95_inter_token_latency"))
     assert not result.finished
     assert result.policy.choose().drafter == "ngram"
     assert result.by(LATENCY).ratio.value > 1.2
     assert result.by(SPEED).ratio.value == pytest.approx(1.3, rel=0.05)
     assert result.by(SPEED).overall == result.by(SPEED).ratio
-
-
-def test_off_among_the_rows_takes_what_plain_decoding_takes() -> None:
-    row = ParetoRow("tune", OFF, measured_estimate(), None, True, 24)
-    assert row.to_json()["memory_bytes"] == 24
-    assert math.isclose(row.loss.value, 0.0)
-
-
-def measured_estimate() -> Any:
-    return SPEED.estimate([measured(DRAFT, "a", 1.0), measured(DRAFT, "b", 1.0)])

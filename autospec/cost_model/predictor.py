@@ -197,5 +197,4 @@ class Predictor:
 
 def _by_prompt(replay: Replay, gaps: Floats) -> Floats:
     """Return the seconds behind the prefills, a drafter's own prefill being part of its first draft: [prompts]."""
-    sums: Floats = np.bincount(replay.prompts, gaps, minlength=replay.num_prompts)
-    return sums
+    return np.bincount(replay.prompts, gaps, minlength=replay.num_prompts).astype(np.float64)

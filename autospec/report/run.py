@@ -114,7 +114,7 @@ def read_run(output_dir: Path) -> RunFiles:
         for row in rows
         if row.get("failure", {}).get("stage") == "search"
     }
-    identity = next((row["value"] for row in rows if row.get("decision") == "identity"), {})
+    identity: dict[str, Any] = next((row["value"] for row in rows if row.get("decision") == "identity"), {})
     objective = str(identity.get("settings", {}).get("objective", "tokens_per_second"))
     baseline: defaultdict[str, list[float]] = defaultdict(list)
     for one in measurements:

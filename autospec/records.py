@@ -100,6 +100,18 @@ class Workload:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def p95(values: Sequence[float]) -> float:
+    """Return the 95th percentile, between two values by a straight line, as `numpy.percentile` does.
+
+    Args:
+        values: At least one.
+    """
+    ordered, place = sorted(values), 0.95 * (len(values) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
 @dataclass(slots=True)
 class StepStats:
     """Counts and seconds of one generation, added up step by step.
@@ -118,6 +130,9 @@ class StepStats:
         verify_seconds: Spent in target forwards after the prefill.
         accept_seconds: Spent in accepting and committing.
         total_seconds: The whole call for this prompt.
+        gap_seconds: Of each step, how long after the tokens before them its own came, all of them at once: the
+            inter-token latencies of the call. The first is counted from the prefill's token and holds the start of
+            the drafter.
     """
 
     num_steps: int = 0
@@ -132,6 +147,7 @@ class StepStats:
     verify_seconds: float = 0.0
     accept_seconds: float = 0.0
     total_seconds: float = 0.0
+    gap_seconds: list[float] = field(default_factory=list)
 
     def add_step(self, num_drafted: int, num_accepted: int, num_tested: int) -> None:
         """Count one step.
@@ -172,6 +188,7 @@ class StepStats:
         for name in ("prefill", "draft", "verify", "accept", "total"):
             key = f"{name}_seconds"
             setattr(self, key, getattr(self, key) + getattr(other, key))
+        self.gap_seconds.extend(other.gap_seconds)
 
     @property
     def tokens_per_step(self) -> float:
@@ -271,6 +288,10 @@ class Measurement:
         difference_gap: How close plain decoding was there to another token; see `SpeculativeDecoder.tie_gap`. None
             where nothing differs, where one output merely ended first, and in logs from before it was kept.
         quality: Of the output; None under lossless rules.
+        baseline_gap_seconds: Under plain decoding, as `stats.gap_seconds` is under `config`; empty in older logs.
+        footprint_bytes: Weights of the target and of the drafters that `config` names, and the caches of this call,
+            counted from their tensors; 0 where it is not known.
+        baseline_footprint_bytes: The same of plain decoding.
     """
 
     config: SpecConfig
@@ -292,6 +313,9 @@ class Measurement:
     difference_index: int | None = None
     difference_gap: float | None = None
     quality: OutputQuality | None = None
+    baseline_gap_seconds: tuple[float, ...] = ()
+    footprint_bytes: int = 0
+    baseline_footprint_bytes: int = 0
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -312,6 +336,18 @@ class Measurement:
         baseline = (self.baseline_seconds - self.baseline_prefill_seconds) / (self.baseline_num_tokens - 1)
         return math.log(baseline) - math.log(decode)
 
+    @property
+    def has_gaps(self) -> bool:
+        """Whether it is known on both sides when tokens came; not so in older logs, nor of a single token."""
+        return bool(self.stats.gap_seconds and self.baseline_gap_seconds)
+
+    @property
+    def log_latency_ratio(self) -> float:
+        """Log of the baseline's p95 inter-token latency over that under `config`; 0 where it is not known."""
+        if not self.has_gaps:
+            return 0.0
+        return math.log(p95(self.baseline_gap_seconds)) - math.log(p95(self.stats.gap_seconds))
+
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values, the configuration's hash among them."""
         values = asdict(self)
@@ -327,4 +363,6 @@ class Measurement:
         if config.config_hash != rest.pop("config_hash"):
             raise ConfigError(f"a measurement's hash must match its configuration, but {config} does not")
         quality = rest.pop("quality", None)
-        return cls(config=config, stats=stats, quality=quality and OutputQuality(**quality), **rest)
+        gaps = tuple(rest.pop("baseline_gap_seconds", ()))
+        quality = quality and OutputQuality(**quality)
+        return cls(config=config, stats=stats, quality=quality, baseline_gap_seconds=gaps, **rest)

@@ -5,11 +5,12 @@ import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.errors import ConfigError
-from autospec.records import Measurement, OutputQuality, Prompt, StepStats, Workload
+from autospec.records import Measurement, OutputQuality, Prompt, StepStats, Workload, p95
 
 
 def _measurement(**changes: Any) -> Measurement:
@@ -182,3 +183,40 @@ def test_a_measurement_of_an_older_log_has_no_difference() -> None:
     assert Measurement.from_json(values).difference_gap == 0.25
     del values["difference_index"], values["difference_gap"]
     assert Measurement.from_json(values) == _measurement(identical=False)
+
+
+# Of 0 .. 20, place 0.95 * 20 = 19; of 1 .. 10, place 8.55, between 9 and 10.
+def test_the_95th_percentile_by_hand() -> None:
+    assert p95(list(range(20, -1, -1))) == pytest.approx(19.0)
+    assert p95(list(range(1, 11))) == pytest.approx(9.55)
+    assert p95([3.0]) == 3.0
+
+
+def test_the_95th_percentile_is_that_of_numpy() -> None:
+    rng = np.random.default_rng(0)
+    for size in range(1, 60):
+        values = rng.lognormal(size=size).tolist()
+        assert p95(values) == pytest.approx(float(np.percentile(values, 95)), rel=1e-12)
+
+
+# The baseline's gaps are 0.1 s but for one of 0.3 among 21, above the 95th percentile; under the configuration 0.2.
+def test_log_latency_ratio_by_hand() -> None:
+    one = _measurement(stats=StepStats(gap_seconds=[0.2] * 21), baseline_gap_seconds=(0.3, *[0.1] * 20))
+    assert one.has_gaps
+    assert one.log_latency_ratio == pytest.approx(math.log(0.5))
+    assert Measurement.from_json(json.loads(json.dumps(one.to_json()))) == one
+
+
+def test_a_log_from_before_gaps_were_kept_still_loads_and_claims_nothing() -> None:
+    values = _measurement(footprint_bytes=7).to_json()
+    for name in ("baseline_gap_seconds", "footprint_bytes"):
+        del values[name]
+    del values["stats"]["gap_seconds"]
+    one = Measurement.from_json(values)
+    assert (one.has_gaps, one.log_latency_ratio, one.footprint_bytes) == (False, 0.0, 0)
+
+
+def test_merged_stats_hold_the_gaps_of_both() -> None:
+    first, second = StepStats(gap_seconds=[0.1]), StepStats(gap_seconds=[0.2, 0.3])
+    first.merge(second)
+    assert (first.gap_seconds, second.gap_seconds) == ([0.1, 0.2, 0.3], [0.2, 0.3])

@@ -23,6 +23,7 @@ from autospec.tuning.events import (
     TrialReport,
     Warned,
 )
+from autospec.yardsticks import SPEED
 
 _PHASES = {
     "record": "recording what drafters would draft on tune prompts",
@@ -95,6 +96,7 @@ def plan_lines(plan: StudyPlan) -> Iterator[str]:
     )
     yield f"  workload    {plan.workload} ({categories}), {plan.decoding}, {plan.max_new_tokens} new tokens"
     yield f"  space       {size}"
+    yield f"  objective   {settings.objective}"
     yield f"  trials      up to {settings.trials}, sampler {settings.sampler}, seed {settings.seed}"
     yield (
         f"  time        {plan.seconds_per_prompt:.2f} s for a prompt with its baseline x {plan.num_search_prompts} "
@@ -118,18 +120,22 @@ def _budget(value: float) -> str:
 
 
 def trial_line(report: TrialReport, trials: int) -> str:
-    """Return the line of one trial: number, configuration, speed, speedup, state, best so far."""
+    """Return the line of one trial: number, configuration, speed, speedup, state, best so far.
+
+    Where something else than speed decides, that too, and it is what the best so far is told by.
+    """
     number = "baseline" if report.config.is_off and report.number == 0 else f"{report.num_trials}/{trials}"
     best = report.best_config.short()
     if not report.best_config.is_off:
-        best = f"{report.best_speedup:.2f}x {best}"
+        best = f"{report.best_ratio:.2f}x {best}"
     state = f"{report.state} ({report.reason})" if report.reason else report.state
     if report.reason.startswith((OVER_MEMORY, OVER_LOSS)):
         state = report.reason
     again = f" (again, {report.repeat + 1})" if report.repeat else ""
     if report.quality is not None and report.quality.loss is not None and report.state == "complete":
         state += f", loss {report.quality.loss.value:.3f}" * (OVER_LOSS not in state)
+    decisive = "" if report.yardstick == SPEED else f"{report.yardstick.title} {ratio(report.ratio):<20}  "
     return (
         f"{number:>8}  {report.config.short() + again:<42}  {report.tokens_per_second:7.1f} tok/s  "
-        f"{ratio(report.speedup):<20}  {state:<9}  best {best}"
+        f"{ratio(report.speedup):<20}  {decisive}{state:<9}  best {best}"
     )

@@ -10,20 +10,23 @@ from autospec.comparison import Bound, Estimate, verdict
 from autospec.config import SpecConfig
 from autospec.tuning import TuningResult
 from autospec.tuning.result import TokenIdentity
+from autospec.yardsticks import LATENCY, SPEED
 
 
 def summary_lines(result: TuningResult, folder: Path) -> Iterator[str]:
     """Yield the lines that end a tuning run."""
     yield ""
     where = "held-out prompts" if result.finished else "tune prompts of the search, not confirmed"
-    yield f"result, on {where}"
+    yield f"result, on {where}; looked for: {result.objective}"
     yield from table(list(_rows(result)), right=(1, 2, 3))
     yield f"without the prefills: {ratio(result.decode_speedup)}; total tokens over total seconds: {_total(result)}"
+    yield from _other_lines(result)
     yield from _cross_checks(result)
     yield ""
     yield "the policy holds"
     yield from _policy_lines(result)
     yield from _lossy_lines(result)
+    yield from _front_lines(result)
     yield ""
     identity = result.identity
     num_equal = identity.num_compared - identity.num_different
@@ -48,26 +51,26 @@ def summary_lines(result: TuningResult, folder: Path) -> Iterator[str]:
 
 def _rows(result: TuningResult) -> Iterator[list[str]]:
     """Yield the head, the policy over all prompts, and each category."""
-    yield ["", "prompts", "baseline tok/s", "policy tok/s", "speedup", "verdict", "configuration"]
-    throughput = result.throughput
+    yield ["", "prompts", "baseline tok/s", "policy tok/s", result.yardstick.title, "verdict", "configuration"]
+    throughput, decided = result.throughput, result.confirmation.ratio
     yield [
         "all",
-        str(result.speedup.num_prompts),
+        str(decided.num_prompts),
         f"{throughput.baseline_tokens_per_second:.1f}",
         f"{throughput.tokens_per_second:.1f}",
-        ratio(result.speedup),
-        _verdict(result.speedup),
+        ratio(decided),
+        _verdict(decided),
         "by category" if len(_configs(result)) > 1 else next(iter(_configs(result))).short(),
     ]
     for name, row in result.confirmation.categories.items():
         baseline, own = _speeds(result, name, row.config)
         yield [
             f"  {name}",
-            str(row.speedup.num_prompts),
+            str(row.ratio.num_prompts),
             f"{baseline:.1f}" if baseline else "-",
             f"{own:.1f}" if own else "-",
-            ratio(row.speedup),
-            _verdict(row.speedup),
+            ratio(row.ratio),
+            _verdict(row.ratio),
             row.config.short(),
         ]
 
@@ -101,6 +104,18 @@ def _total(result: TuningResult) -> str:
     )
 
 
+def _other_lines(result: TuningResult) -> Iterator[str]:
+    """Show what did not decide beside what did."""
+    latency = result.latency
+    if latency.seconds:
+        yield (
+            f"p95 inter-token latency: {1e3 * latency.baseline_seconds:.2f} -> {1e3 * latency.seconds:.2f} ms, "
+            f"by prompt {ratio(result.by(LATENCY).ratio)} (above 1 is shorter; tokens of a step come together)"
+        )
+    if result.yardstick != SPEED:
+        yield f"speedup, which did not decide: {ratio(result.speedup)}"
+
+
 def _cross_checks(result: TuningResult) -> Iterator[str]:
     for check in result.confirmation.cross_checks:
         yield (
@@ -120,7 +135,7 @@ def _policy_lines(result: TuningResult) -> Iterator[str]:
 
 
 def _lossy_lines(result: TuningResult) -> Iterator[str]:
-    """Say what lossy rules of the policy lose, and what speed would have been had for what loss."""
+    """Say what lossy rules of the policy lose."""
     for row in result.policy.rows:
         quality = row.evidence and row.evidence.quality
         if quality and quality.loss:
@@ -128,16 +143,23 @@ def _lossy_lines(result: TuningResult) -> Iterator[str]:
             drop = "" if quality.score_drop is None else f", score lost {_bounded(quality.score_drop, 'at most')}"
             loss = f"{_bounded(quality.loss, 'at most')} nats per token"
             yield f"  {row.category or 'all'} is lossy: it loses {loss}{agreement}{drop}"
-    if all(row.quality is None for row in result.pareto):
+
+
+def _front_lines(result: TuningResult) -> Iterator[str]:
+    """Show the Pareto set, where it is more than the fastest."""
+    if all(row.quality is None for row in result.pareto) and not result.weighs_memory:
         return
+    axes = "speed, quality and memory" if result.weighs_memory else "speed and quality"
     yield ""
-    yield "speed and quality: what nothing else beats in both (figures of tune prompts flatter)"
-    rows = [["prompts", "number", "speedup", "loss, nats/token", "allowed", "configuration"]]
+    yield f"{axes}: what nothing else beats in all of them (figures of tune prompts flatter)"
+    rows = [["prompts", "number", "speedup", "loss, nats/token", "memory", "allowed", "configuration"]]
     for one in result.pareto:
         loss = _bounded(one.loss, "at most") if one.quality else "none"
-        allowed = "yes" if one.is_allowed else "no"
-        rows.append([one.stage, str(one.speedup.num_prompts), ratio(one.speedup), loss, allowed, one.config.short()])
-    yield from table(rows, right=(1,))
+        allowed, memory = "yes" if one.is_allowed else "no", f"{one.memory_bytes / 1e6:.1f} MB"
+        counted = [one.stage, str(one.speedup.num_prompts), ratio(one.speedup)]
+        rows.append([*counted, loss, memory, allowed, one.config.short()])
+    yield from table(rows, right=(1, 4))
+    yield "memory: weights and caches of what a configuration itself runs"
 
 
 def _bounded(bound: Bound, words: str) -> str:

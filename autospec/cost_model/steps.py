@@ -69,6 +69,13 @@ class StepCosts:
                 extra[prompts] += self._interpolated(("first", name, replay.config.exit_layer), contexts)
         return np.maximum(extra, 0.0)
 
+    def gaps(self, replay: Replay) -> Floats:
+        """Return how long after the tokens before them those of every step come: [steps], first drafts included."""
+        seconds, ran = self.steps(replay), np.flatnonzero(replay.calls > 0)
+        prompts, first = np.unique(replay.prompts[ran], return_index=True)
+        seconds[ran[first]] += self.first_drafts(replay)[prompts]
+        return seconds
+
     def prefills(self, lengths: Ints, config: SpecConfig) -> Floats:
         """Return the seconds of prompts through the target, with what the drafter asks of that: [prompts]."""
         drafter = None if config.is_off else config.drafter_names[0]
@@ -139,3 +146,21 @@ class StepCosts:
             self.profile.draft_seconds(name, depth, context, width=one, exit_layer=exit_layer) for one in (low, high)
         ]
         return ends[0] + (ends[1] - ends[0]) * (width - low)
+
+
+def p95_by_prompt(gaps: Floats, prompts: Ints, num_prompts: int) -> Floats:
+    """Return the 95th percentile of each prompt's gaps, as `autospec.records.p95`: [prompts]; 0 without any.
+
+    Args:
+        gaps: [steps] seconds.
+        prompts: [steps] row of the prompt.
+        num_prompts: How many prompts.
+    """
+    ordered, result = gaps[np.lexsort((gaps, prompts))], np.zeros(num_prompts)
+    counts = np.bincount(prompts, minlength=num_prompts)
+    some = counts > 0
+    ends, places = np.cumsum(counts)[some], 0.95 * (counts[some] - 1)
+    low = ends - counts[some] + places.astype(np.int64)
+    high = np.minimum(low + 1, ends - 1)
+    result[some] = ordered[low] + (ordered[high] - ordered[low]) * (places % 1.0)
+    return result

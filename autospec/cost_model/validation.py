@@ -32,7 +32,8 @@ class Agreement:
         num_pairs: Predicted and measured values that were compared.
         step_seconds_mape: Of the seconds of a step, as a multiple of plain decoding's; None where steps were not
             compared.
-        tokens_per_second_mape: Mean of |predicted / measured - 1|, as a share.
+        tokens_per_second_mape: Mean of |predicted / measured - 1|, as a share; of what the predictor ranks by, where
+            that is not speed.
         rank_correlation: Spearman's; the mean over folds that hold three configurations or more, None without one.
         regret: What choosing the first by prediction loses of the best measured, as a share; the mean over folds.
     """
@@ -48,7 +49,7 @@ class Agreement:
         """Compare.
 
         Args:
-            folds: Of each, [configurations] predicted and [configurations] measured log speedups, of one set of
+            folds: Of each, [configurations] predicted and [configurations] measured log ratios, of one set of
                 prompts; what is ranked is ranked within a fold.
             steps: [any] logarithms of predicted over measured seconds of steps.
 
@@ -167,10 +168,10 @@ class _Table:
         return Agreement.of(folds) if any(len(pair[0]) for pair in folds) else None
 
     def _means(self, config: SpecConfig, measurements: Sequence[Measurement]) -> tuple[float, float]:
-        """Return predicted and measured log speedup, each the mean over the prompts that were measured."""
+        """Return predicted and measured log ratio, each the mean over the prompts that were measured."""
         own = [one for one in measurements if one.config == config]
-        prices = [self._prices[config].log_speedups[self._rows[one.prompt_id]] for one in own]
-        return float(np.mean(prices)), float(np.mean([one.log_speedup for one in own]))
+        prices = [self._prices[config].log_ratios[self._rows[one.prompt_id]] for one in own]
+        return float(np.mean(prices)), float(np.mean([self._predictor.yardstick.log_ratio(one) for one in own]))
 
     def _shift(self, config: SpecConfig, measurements: Sequence[Measurement]) -> float:
         features, errors, counts = self._predictor.errors(measurements)

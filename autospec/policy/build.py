@@ -19,6 +19,7 @@ from autospec.policy.parts import Evidence, Quality, Reproduction, Row, TunedWor
 from autospec.policy.policy import Policy
 from autospec.records import Measurement, StepStats, Workload
 from autospec.sources import ModelSource, drafter_source, loaded_source, portable_source, tokenizer_digest
+from autospec.yardsticks import LATENCY
 
 if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
@@ -111,6 +112,7 @@ def evidence_from(measurements: Sequence[Measurement]) -> Evidence:
         num_prompts=len(whole),
         num_measurements=len(measurements),
         quality=quality_from(measurements),
+        p95_latency_ratio=LATENCY.estimate(measurements) if all(one.has_gaps for one in measurements) else None,
     )
 
 

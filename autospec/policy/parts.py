@@ -78,6 +78,9 @@ class Evidence:
         num_prompts: Prompts measured.
         num_measurements: Timed comparisons, repeats included.
         quality: What was seen of the output.
+        objective: What the study looked for.
+        p95_latency_ratio: Plain decoding's p95 inter-token latency over that under the configuration; None
+            where it was not recorded.
     """
 
     baseline_tokens_per_second: float
@@ -90,14 +93,18 @@ class Evidence:
     num_prompts: int
     num_measurements: int
     quality: Quality
+    objective: str = "tokens_per_second"
+    p95_latency_ratio: Estimate | None = None
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Build from checked JSON values."""
+        latency = values["p95_latency_ratio"]
         built = {
             **values,
             "speedup": Estimate.from_json(values["speedup"]),
             "decode_speedup": values["decode_speedup"] and Estimate.from_json(values["decode_speedup"]),
+            "p95_latency_ratio": latency and Estimate.from_json(latency),
             "position_acceptance": tuple(values["position_acceptance"]),
             "quality": Quality.from_json(values["quality"]),
         }
@@ -109,6 +116,7 @@ class Evidence:
             **asdict(self),
             "speedup": self.speedup.to_json(),
             "decode_speedup": self.decode_speedup and self.decode_speedup.to_json(),
+            "p95_latency_ratio": self.p95_latency_ratio and self.p95_latency_ratio.to_json(),
             "position_acceptance": list(self.position_acceptance),
             "quality": self.quality.to_json(),
         }

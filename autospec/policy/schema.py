@@ -16,7 +16,7 @@ from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.costs import CostCurve
 from autospec.errors import AutospecWarning, PolicyError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 QUALITY_VERDICTS = ("identical", "different", "not compared")
 
 
@@ -62,6 +62,8 @@ _EVIDENCE = Record(
         "num_prompts": _COUNT,
         "num_measurements": _COUNT,
         "quality": _QUALITY,
+        "objective": Text(),
+        "p95_latency_ratio": Nullable(_ESTIMATE),
     }
 )
 _ROW = Record(
@@ -140,11 +142,26 @@ def _with_bounds(row: Any) -> Any:
     return {**row, "evidence": {**evidence, "quality": quality}}
 
 
+def _from_version_3(document: dict[str, Any]) -> dict[str, Any]:
+    """Add what came with version 4: objectives other than speed, and latency, which was not recorded."""
+    rows = document.get("rows")
+    return {**document, "rows": [_with_objective(row) for row in rows]} if isinstance(rows, list) else document
+
+
+def _with_objective(row: Any) -> Any:
+    evidence = row.get("evidence") if isinstance(row, dict) else None
+    if not isinstance(evidence, dict):
+        return row
+    added = {"objective": "tokens_per_second", "p95_latency_ratio": None}
+    return {**row, "evidence": {**added, **evidence}}
+
+
 # From each version to the next; what is not of the expected shape is left for the schema to name.
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     0: _from_version_0,
     1: _from_version_1,
     2: _from_version_2,
+    3: _from_version_3,
 }
 FIRST_VERSION_WITH_CHECKSUM = 1
 

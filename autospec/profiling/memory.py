@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import psutil
@@ -27,6 +27,19 @@ def own_weight_bytes(drafter: Drafter, target: CausalLM) -> int:
     return sum(size for place, size in _sizes(drafter).items() if place not in shared)
 
 
+def held_bytes(drafters: Sequence[Drafter], target: CausalLM) -> int:
+    """Return what drafters' tensors take that are not the target's, with the caches of the text they drafted last."""
+    shared, held = _sizes(target), dict[int, int]()
+    for drafter in drafters:
+        held |= _sizes(drafter, with_caches=True)
+    return sum(size for place, size in held.items() if place not in shared)
+
+
+def cache_bytes(cache: KVCache) -> int:
+    """Return what keys and values of a cache take, its room included; 0 before anything was run."""
+    return sum(tensor.nbytes for store in (cache.keys, cache.values) for tensor in store.values())
+
+
 def peak_bytes(device: torch.device) -> int:
     """Return the most that torch held on a device since the last reset; on a CPU what the process holds now."""
     if device.type == "cuda":
@@ -40,9 +53,9 @@ def reset_peak(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def _sizes(thing: Any) -> dict[int, int]:
+def _sizes(thing: Any, with_caches: bool = False) -> dict[int, int]:
     """Return the bytes of every storage that is reached from an object, by its address."""
-    return dict(_place_and_size(tensor) for tensor in _tensors(thing, _DEEPEST))
+    return dict(_place_and_size(tensor) for tensor in _tensors(thing, _DEEPEST, with_caches))
 
 
 def _place_and_size(tensor: Tensor) -> tuple[int, int]:
@@ -52,7 +65,7 @@ def _place_and_size(tensor: Tensor) -> tuple[int, int]:
     return storage.data_ptr(), storage.nbytes()
 
 
-def _tensors(thing: Any, levels: int) -> Iterator[Tensor]:
+def _tensors(thing: Any, levels: int, with_caches: bool) -> Iterator[Tensor]:
     if isinstance(thing, Tensor):
         yield thing
     elif isinstance(thing, CausalLM):
@@ -60,9 +73,12 @@ def _tensors(thing: Any, levels: int) -> Iterator[Tensor]:
     elif isinstance(thing, nn.Module):
         yield from thing.parameters()
         yield from thing.buffers()
-    elif levels and not isinstance(thing, KVCache):
+    elif isinstance(thing, KVCache):
+        if with_caches:
+            yield from (*thing.keys.values(), *thing.values.values())
+    elif levels:
         for inner in _parts(thing):
-            yield from _tensors(inner, levels - 1)
+            yield from _tensors(inner, levels - 1, with_caches)
 
 
 def _parts(thing: Any) -> list[Any]:

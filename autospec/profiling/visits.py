@@ -18,6 +18,7 @@ from autospec.engine.cache import KVCache
 from autospec.engine.drafters import Drafter, EarlyExitDrafter
 from autospec.engine.model import CausalLM
 from autospec.engine.session import Job, Session
+from autospec.profiling.memory import cache_bytes
 from autospec.profiling.probe import MAX_GROWTH, Probe, ScriptDrafter, StepTimes, Watch, without_collector
 from autospec.profiling.settings import STEP_ROOM, ProfileSettings
 
@@ -192,7 +193,7 @@ class Place:
         """Run the prompt and yield what is to be measured behind it."""
         root = self._root("", None)
         samples.prefills["", 1, self.context_length].append(root.stats.prefill_seconds)
-        samples.kv_bytes_per_token = _kv_bytes(root.cache) / root.cache.capacity
+        samples.kv_bytes_per_token = cache_bytes(root.cache) / root.cache.capacity
         yield StepVisit(self._probe(root), StepKey("", 0, 0, self.context_length), [0] * _NUM_PLAIN_STEPS)
         settings = self.settings
         sizes = settings.num_tokens if self.is_reference else settings.fewer_tokens
@@ -285,8 +286,3 @@ def tree_depths(width: int, settings: ProfileSettings) -> list[int]:
 def comb_paths(width: int, depth: int) -> tuple[tuple[int, ...], ...]:
     """Return the rank paths of `width` chains side by side: every draft forward but the first runs `width` rows."""
     return tuple((rank, *(0,) * below) for rank in range(width) for below in range(depth))
-
-
-def _kv_bytes(cache: KVCache) -> int:
-    tensors = [*cache.keys.values(), *cache.values.values()]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

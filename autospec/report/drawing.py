@@ -82,7 +82,7 @@ def conditions(run: RunFiles) -> str:
 
 def best_trial(run: RunFiles) -> str:
     """Return the best complete trial in words, for a subtitle; empty without one."""
-    complete = [(trial.speedup.value, trial) for trial in run.trials if trial.speedup and trial.state == "complete"]
+    complete = [(trial.ratio.value, trial) for trial in run.trials if trial.ratio and trial.state == "complete"]
     if not complete:
         return ""
     value, trial = max(complete, key=lambda pair: pair[0])
@@ -115,8 +115,8 @@ def best_so_far(axes: Axes, trials: Sequence[Trial]) -> None:
     """Draw the best complete trial so far as steps."""
     best, numbers, values = 1.0, [], []
     for trial in trials:
-        if trial.state == "complete" and trial.speedup is not None:
-            best = max(best, trial.speedup.value)
+        if trial.state == "complete" and trial.ratio is not None:
+            best = max(best, trial.ratio.value)
         numbers.append(trial.number)
         values.append(best)
     axes.step(numbers, values, where="post", color=INK, lw=1.6, zorder=2, label="best so far")

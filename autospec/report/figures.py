@@ -34,6 +34,7 @@ from autospec.report.drawing import (
     styled,
 )
 from autospec.report.run import RunFiles, counts, estimate, read_run
+from autospec.report.tradeoffs import front, speed_and_latency
 
 
 def draw_figures(output_dir: Path) -> list[Path]:
@@ -57,14 +58,12 @@ def draw_figures(output_dir: Path) -> list[Path]:
 
 @styled
 def optimisation_history(run: RunFiles) -> Figure | None:
-    """Draw the speedup of each trial with its interval, the best so far and the noise floor; None without trials."""
-    measured = [
-        (trial, trial.speedup) for trial in run.trials if trial.speedup is not None and trial.state != "failed"
-    ]
+    """Draw what decides of each trial with its interval, the best so far and the noise floor; None without trials."""
+    measured = [(trial, trial.ratio) for trial in run.trials if trial.ratio is not None and trial.state != "failed"]
     if not measured:
         return None
-    subtitle = best_trial(run) + conditions(run)
-    figure, (axes,) = make_panels(("",), "Speedup of each trial of the search", subtitle, (9.0, 4.6))
+    subtitle = f"looked for: {run.objective}; {best_trial(run)}{conditions(run)}"
+    figure, (axes,) = make_panels(("",), f"{_capital(run)} of each trial of the search", subtitle, (9.0, 4.6))
     colours = colours_of(run)
     if run.noise_floor is not None:
         label = f"noise of one timing ({100 * run.noise_floor:.1f} %)"
@@ -80,7 +79,7 @@ def optimisation_history(run: RunFiles) -> Figure | None:
     best_so_far(axes, run.trials)
     speed_axis(axes, [speed for _, speed in measured])
     axes.set_xlabel("trial")
-    axes.set_ylabel("speedup over plain decoding")
+    axes.set_ylabel(f"{run.yardstick.title} over plain decoding")
     history_legend(axes, colours, run.trials)
     return figure
 
@@ -177,9 +176,16 @@ def _predicted(run: RunFiles) -> list[tuple[SpecConfig, float, Estimate]]:
     return found
 
 
+def _capital(run: RunFiles) -> str:
+    title = run.yardstick.title
+    return title[0].upper() + title[1:]
+
+
 FIGURES: dict[str, Callable[[RunFiles], Figure | None]] = {
     "optimisation_history": optimisation_history,
     "speed_by_draft_length": speed_by_draft_length,
     "acceptance_by_position": acceptance_by_position,
     "predicted_and_measured": predicted_and_measured,
+    "speed_and_latency": speed_and_latency,
+    "front": front,
 }

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autospec.comparison import Estimate, noise_floor, speedup
+from autospec.comparison import Estimate, noise_floor
 from autospec.config import SpecConfig
 from autospec.errors import MeasurementError
 from autospec.records import Measurement, StepStats
+from autospec.yardsticks import DECISIVE, SPEED, Yardstick
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +27,32 @@ class Trial:
         number: Its number in the study.
         config: What was measured.
         state: `complete`, `pruned` (decided early) or `failed`.
-        speedup: Over its own measurements; None where it has none.
+        ratio: By what decides, over its own measurements; None where it has none.
     """
 
     number: int
     config: SpecConfig
     state: str
-    speedup: Estimate | None
+    ratio: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class FrontRow:
+    """A configuration that nothing beats in speed, quality and memory.
+
+    Args:
+        stage: On which prompts: `tune` or `held-out`.
+        config: The configuration; off among them.
+        speedup: Against plain decoding.
+        loss: Nats per token.
+        memory_bytes: Weights and caches of what it runs.
+    """
+
+    stage: str
+    config: SpecConfig
+    speedup: Estimate
+    loss: float
+    memory_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +65,8 @@ class RunFiles:
         noise_floor: Coefficient of variation of one timing; None where trial 0 was not measured.
         device: Name of the device.
         predictions: Configuration to prompt to the log speedup that was predicted; empty where nothing was.
+        objective: What was looked for.
+        front: Of `result.json`, rows of the Pareto set where memory was weighed too; empty elsewhere.
     """
 
     measurements: tuple[Measurement, ...]
@@ -52,6 +74,13 @@ class RunFiles:
     noise_floor: float | None
     device: str
     predictions: Mapping[SpecConfig, Mapping[str, float]] = field(default_factory=dict)
+    objective: str = "tokens_per_second"
+    front: tuple[FrontRow, ...] = ()
+
+    @property
+    def yardstick(self) -> Yardstick:
+        """What decided."""
+        return DECISIVE[self.objective]
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -61,10 +90,7 @@ class RunFiles:
 
 def estimate(measurements: Iterable[Measurement]) -> Estimate | None:
     """Return the speedup over some measurements, or None where there are none."""
-    by_prompt: defaultdict[str, list[float]] = defaultdict(list)
-    for one in measurements:
-        by_prompt[one.prompt_id].append(one.log_speedup)
-    return speedup(by_prompt) if by_prompt else None
+    return SPEED.estimate(measurements)
 
 
 def counts(measurements: Iterable[Measurement]) -> StepStats:
@@ -88,17 +114,42 @@ def read_run(output_dir: Path) -> RunFiles:
         for row in rows
         if row.get("failure", {}).get("stage") == "search"
     }
+    identity: dict[str, Any] = next((row["value"] for row in rows if row.get("decision") == "identity"), {})
+    objective = str(identity.get("settings", {}).get("objective", "tokens_per_second"))
     baseline: defaultdict[str, list[float]] = defaultdict(list)
     for one in measurements:
         if one.config.is_off and one.stage == "search":
-            baseline[one.prompt_id].append(one.log_speedup)
+            baseline[one.prompt_id].append(DECISIVE[objective].log_ratio(one))
     return RunFiles(
         measurements,
-        _trials([one for one in measurements if one.stage == "search"], failed),
+        _trials([one for one in measurements if one.stage == "search"], failed, DECISIVE[objective]),
         noise_floor(baseline) if baseline else None,
-        next((str(row["value"]["machine"]["device_name"]) for row in rows if row.get("decision") == "identity"), ""),
+        str(identity.get("machine", {}).get("device_name", "")),
         _predictions(output_dir / "predictions.json"),
+        objective,
+        _front(output_dir / "result.json"),
     )
+
+
+def _front(path: Path) -> tuple[FrontRow, ...]:
+    if not path.is_file():
+        return ()
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if document["objective"] != "pareto":
+            return ()
+        return tuple(
+            FrontRow(
+                row["stage"],
+                SpecConfig.from_json(row["config"]),
+                Estimate.from_json(row["speedup"]),
+                float(row["loss"]),
+                int(row["memory_bytes"]),
+            )
+            for row in document["pareto"]
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MeasurementError(f"a run must hold a readable result, but {path}: {error}") from error
 
 
 def _predictions(path: Path) -> dict[SpecConfig, dict[str, float]]:
@@ -114,18 +165,21 @@ def _predictions(path: Path) -> dict[SpecConfig, dict[str, float]]:
         raise MeasurementError(f"a run must hold readable predictions, but {path}: {error}") from error
 
 
-def _trials(search: Sequence[Measurement], failed: dict[int, SpecConfig]) -> tuple[Trial, ...]:
+def _trials(search: Sequence[Measurement], failed: dict[int, SpecConfig], yardstick: Yardstick) -> tuple[Trial, ...]:
     by_number: defaultdict[int, list[Measurement]] = defaultdict(list)
     for one in search:
         by_number[one.trial].append(one)
     whole = max((len({one.prompt_id for one in group}) for group in by_number.values()), default=0)
     trials = [
-        Trial(number, config, "failed", estimate(by_number.get(number, ()))) for number, config in failed.items()
+        Trial(number, config, "failed", yardstick.estimate(by_number.get(number, ())))
+        for number, config in failed.items()
     ]
     for number, group in by_number.items():
         if number not in failed and not group[0].config.is_off:
             is_whole = len({one.prompt_id for one in group}) == whole
-            trials.append(Trial(number, group[0].config, "complete" if is_whole else "pruned", estimate(group)))
+            trials.append(
+                Trial(number, group[0].config, "complete" if is_whole else "pruned", yardstick.estimate(group))
+            )
     return tuple(sorted(trials, key=lambda trial: trial.number))
 
 

@@ -21,6 +21,7 @@ from autospec.config import SamplingParams, SpecConfig
 from autospec.errors import AutospecError, BaselineError, MeasurementError, MismatchError
 from autospec.records import Generation, Measurement, Prompt, StepStats
 from autospec.rules import ACCEPT_RULES
+from autospec.runners.footprint import Footprint
 from autospec.runners.quality import QualityMeter
 from autospec.runners.scoring import Scorer
 
@@ -85,7 +86,7 @@ class LiveRunner:
         max_new_tokens: int,
         scorer: Scorer | None = None,
     ) -> None:
-        self._meter = QualityMeter(decoder, scorer)
+        self._meter, self._footprint = QualityMeter(decoder, scorer), Footprint(decoder)
         self._decoder, self._sampling, self._max_new_tokens = decoder, sampling, max_new_tokens
         self._device = decoder.target.device
         self._clock = Clock(self._device)
@@ -120,6 +121,8 @@ class LiveRunner:
                 self._reset_peak()
                 own = self._time(config, group, sampling)
                 peak = self._peak_bytes()
+            num_tokens = sum(len(one) + self._max_new_tokens for one in group)
+            footprint, baseline_footprint = (self._footprint.of(one, num_tokens) for one in (config, _OFF))
             likeness = self._compare_all(config, prompt, own, baseline, sampling)
             is_judged = not (ACCEPT_RULES[config.accept_rule].is_lossless or prompt.companions)
             outputs = own.generations[0], baseline.generations[0]
@@ -152,6 +155,9 @@ class LiveRunner:
             difference_index=likeness.difference_index,
             difference_gap=likeness.difference_gap,
             quality=quality,
+            baseline_gap_seconds=tuple(baseline.stats.gap_seconds),
+            footprint_bytes=footprint,
+            baseline_footprint_bytes=baseline_footprint,
         )
 
     def _generate(

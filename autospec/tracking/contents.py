@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import autospec
 from autospec.comparison import Estimate
 from autospec.records import Measurement
+from autospec.yardsticks import LATENCY, SPEED
 
 if TYPE_CHECKING:
     from autospec.policy import Quality
@@ -68,11 +69,13 @@ def prompt_metrics(measurement: Measurement) -> dict[str, float]:
         "acceptance_rate": measurement.stats.acceptance_rate,
         "tokens_per_step": measurement.stats.tokens_per_step,
         **({} if measurement.quality is None else {"loss": measurement.quality.loss}),
+        **({"log_latency_ratio": measurement.log_latency_ratio} if measurement.has_gaps else {}),
+        **({"footprint_bytes": float(measurement.footprint_bytes)} if measurement.footprint_bytes else {}),
     }
 
 
-def _estimate_metrics(estimate: Estimate) -> dict[str, float]:
-    return {"speedup": estimate.value, "speedup_low": estimate.low, "speedup_high": estimate.high}
+def _estimate_metrics(estimate: Estimate, name: str = SPEED.name) -> dict[str, float]:
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def trial_metrics(report: TrialReport) -> dict[str, float]:
@@ -81,9 +84,16 @@ def trial_metrics(report: TrialReport) -> dict[str, float]:
         "tokens_per_second": report.tokens_per_second,
         "baseline_tokens_per_second": report.baseline_tokens_per_second,
         "num_measurements": float(len(report.measurements)),
-        **(_estimate_metrics(report.speedup) if report.speedup else {}),
+        **{
+            key: value for name, one in report.estimates.items() for key, value in _estimate_metrics(one, name).items()
+        },
         **_quality_metrics(report.quality),
     }
+
+
+def best_metrics(report: TrialReport) -> dict[str, float]:
+    """Return the best so far, by what decides."""
+    return {f"best_{report.yardstick.name}": report.best_ratio}
 
 
 def _quality_metrics(quality: Quality | None) -> dict[str, float]:
@@ -98,6 +108,7 @@ def result_metrics(result: TuningResult) -> dict[str, float]:
     """Return the held-out figures, of all categories without a prefix and of each with its name before it."""
     metrics = {
         **_estimate_metrics(result.speedup),
+        **_estimate_metrics(result.by(LATENCY).ratio, LATENCY.name),
         "decode_speedup": result.decode_speedup.value,
         "tokens_per_second": result.throughput.tokens_per_second,
         "baseline_tokens_per_second": result.throughput.baseline_tokens_per_second,

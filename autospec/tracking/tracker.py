@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autospec.errors import AutospecWarning, TrackingError
-from autospec.tracking.contents import prompt_metrics, result_metrics, study_params, study_tags, trial_metrics
+from autospec.tracking.contents import (
+    best_metrics,
+    prompt_metrics,
+    result_metrics,
+    study_params,
+    study_tags,
+    trial_metrics,
+)
 from autospec.tracking.store import LocalStore, check_database, database_of, failures, first_line, open_client
 
 if TYPE_CHECKING:
@@ -233,7 +240,7 @@ class MlflowTracker:
         self._log_metrics(run_id, [prompt_metrics(one) for one in report.measurements])
         self._log_metrics(run_id, [trial_metrics(report)])
         self._connected.set_terminated(run_id, "FAILED" if report.state == "failed" else "FINISHED")
-        self._log_metrics(self._run_id, [{"best_speedup": report.best_speedup}], first_step=report.number)
+        self._log_metrics(self._run_id, [best_metrics(report)], first_step=report.number)
 
     def _log_params(self, run_id: str, values: Mapping[str, Any]) -> None:
         from mlflow.entities import Param

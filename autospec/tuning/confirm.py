@@ -30,7 +30,7 @@ class CrossCheck:
         config: What this category uses.
         other_category: The category that `other_config` belongs to.
         other_config: What that one uses.
-        ratio: How much faster `config` is than `other_config` here.
+        ratio: How much better `config` is than `other_config` here.
     """
 
     category: str
@@ -46,12 +46,12 @@ class Row:
 
     Args:
         config: What to use.
-        speedup: Against the baseline; exactly 1.0 for off.
+        ratio: Against the baseline, by the yardstick of the study; exactly 1.0 for off.
         bootstrap: The same by the studentised bootstrap, as a check; None for off.
     """
 
     config: SpecConfig
-    speedup: Estimate
+    ratio: Estimate
     bootstrap: Estimate | None = None
 
 
@@ -79,15 +79,15 @@ class Confirmation:
     """What held-out prompts say.
 
     Args:
-        speedup: Of the policy over all held-out prompts, each under the configuration of its category.
+        ratio: Of the policy over all held-out prompts, each under the configuration of its category.
         overall: The one configuration for all, whatever the category.
         categories: What each category uses.
         claims: What was claimed, by name, with adjusted p values.
         cross_checks: Categories for which different configurations were chosen, each on the other's prompts.
-        bootstrap: `speedup` by the studentised bootstrap, as a check; None where the policy is off for all.
+        bootstrap: `ratio` by the studentised bootstrap, as a check; None where the policy is off for all.
     """
 
-    speedup: Estimate
+    ratio: Estimate
     overall: Row
     categories: Mapping[str, Row]
     claims: Mapping[str, Judged]
@@ -132,9 +132,9 @@ def confirm(chosen: Chosen, pool: Pool, prompts: Sequence[Prompt]) -> Confirmati
     else:
         categories = dict.fromkeys(by_category, overall)
     used = {name: row.config for name, row in categories.items()}
-    of_policy, check = _policy_speedup(used, chosen, pool, by_category, made)
+    of_policy, check = _policy_ratio(used, chosen, pool, by_category, made)
     return Confirmation(
-        speedup=of_policy,
+        ratio=of_policy,
         overall=overall,
         categories=categories,
         claims=made,
@@ -193,14 +193,14 @@ def _stands(name: str, made: Mapping[str, Judged]) -> bool:
     return name in made and made[name].stands
 
 
-def _policy_speedup(
+def _policy_ratio(
     used: Mapping[str, SpecConfig],
     chosen: Chosen,
     pool: Pool,
     by_category: Mapping[str, list[Prompt]],
     made: Mapping[str, Judged],
 ) -> tuple[Estimate, Estimate | None]:
-    """Return the speedup of the policy by t and by the bootstrap.
+    """Return the ratio of the policy by t and by the bootstrap.
 
     Where something fell back, of what is left, at the same level.
     """
@@ -244,7 +244,7 @@ def _cross_checks(chosen: Chosen, pool: Pool, by_category: Mapping[str, list[Pro
 
 
 def _exactly_one(num_prompts: int) -> Estimate:
-    """Return the speedup of off against itself, which needs no measurement."""
+    """Return the ratio of off against itself, which needs no measurement."""
     return Estimate(1.0, 1.0, 1.0, num_prompts)
 
 

@@ -11,6 +11,7 @@ from autospec.comparison import Estimate
 from autospec.config import SpecConfig
 from autospec.records import Measurement
 from autospec.tuning.settings import StudySettings
+from autospec.yardsticks import SPEED, Yardstick
 
 if TYPE_CHECKING:
     from autospec.policy import Quality
@@ -89,11 +90,12 @@ class TrialReport:
         state: `complete`, `pruned` (decided early) or `failed`.
         params: What the sampler chose, by knob.
         measurements: Of this trial, in order.
-        speedup: Over all measurements of this configuration in the search; None where there is none.
+        estimates: Name of a yardstick to the ratio over all measurements of this configuration in the search.
+        yardstick: That which decides.
         repeat: How often this configuration had been tried before.
         reason: Why it failed, was ended early or cannot be chosen; empty otherwise.
         best_config: Best so far, this trial included; off where nothing beats the baseline.
-        best_speedup: Its speedup over the prompts of the search.
+        best_ratio: Its ratio over the prompts of the search, by the yardstick.
         num_trials: How many trials were measured so far, the baseline's not counted.
         quality: What was seen of the outputs of this trial; None where nothing was measured.
     """
@@ -103,13 +105,24 @@ class TrialReport:
     state: str
     params: Mapping[str, str | int | float]
     measurements: Sequence[Measurement]
-    speedup: Estimate | None
+    estimates: Mapping[str, Estimate]
     repeat: int
     reason: str
     best_config: SpecConfig
-    best_speedup: float
+    best_ratio: float
     num_trials: int
     quality: Quality | None = None
+    yardstick: Yardstick = SPEED
+
+    @property
+    def speedup(self) -> Estimate | None:
+        """Over all measurements of this configuration in the search; None where there is none."""
+        return self.estimates.get(SPEED.name)
+
+    @property
+    def ratio(self) -> Estimate | None:
+        """The same by the yardstick that decides."""
+        return self.estimates.get(self.yardstick.name)
 
     @property
     def tokens_per_second(self) -> float:

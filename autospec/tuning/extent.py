@@ -34,7 +34,9 @@ class Extent:
 
     def finalists(self, board: Leaderboard, plan: StudyPlan, noise: float) -> dict[str, Any]:
         """Return who goes into the final choice, on how many prompts and how often, as JSON values."""
-        finalists = pick_finalists(board, self._task.settings.finalists)
+        searched = [one for one in self._measurer.log.measurements if one.stage == "search"]
+        front = self._task.goal.front(board.configs, searched)
+        finalists = pick_finalists(board, self._task.settings.finalists, front)
         prompts = self.finalist_prompts(plan.settings.finalist_prompts)
         configs_each = sum(len(finalists.of_prompt(prompt)) for prompt in prompts) / len(prompts)
         cost = plan.seconds_per_prompt * max(1.0, configs_each)

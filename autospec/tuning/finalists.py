@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from autospec.comparison import paired
 from autospec.config import SpecConfig
-from autospec.records import Prompt
+from autospec.records import Measurement, Prompt
 from autospec.rules import ACCEPT_RULES
 from autospec.tuning.measuring import ConfigurationFailed, Measurer
 from autospec.tuning.pool import OFF, Leaderboard, Pool
@@ -66,11 +66,13 @@ class Chosen:
         by_category: Only those categories that have a configuration of their own.
         fallback: What takes the place of a lossy overall configuration that fails or loses too much: the best
             lossless one, or off.
+        beside: Of a front, what is measured with them and never used.
     """
 
     overall: SpecConfig = OFF
     by_category: Mapping[str, SpecConfig] = field(default_factory=dict)
     fallback: SpecConfig = OFF
+    beside: tuple[SpecConfig, ...] = ()
 
     def of_category(self, category: str) -> SpecConfig:
         """Return what a category uses."""
@@ -81,12 +83,13 @@ class Chosen:
         out = set(failed)
         fallback = OFF if self.fallback in out else self.fallback
         overall = fallback if self.overall in out else self.overall
-        return Chosen(overall, {name: one for name, one in self.by_category.items() if one not in out}, fallback)
+        by_category = {name: one for name, one in self.by_category.items() if one not in out}
+        return Chosen(overall, by_category, fallback, tuple(one for one in self.beside if one not in out))
 
     @property
     def configs(self) -> tuple[SpecConfig, ...]:
         """All distinct ones that are not off."""
-        named = (self.overall, *self.by_category.values(), self.fallback)
+        named = (self.overall, *self.by_category.values(), self.fallback, *self.beside)
         return tuple(one for one in dict.fromkeys(named) if not one.is_off)
 
     def to_json(self) -> dict[str, Any]:
@@ -95,6 +98,7 @@ class Chosen:
             "overall": self.overall.to_json(),
             "fallback": self.fallback.to_json(),
             "by_category": {name: config.to_json() for name, config in self.by_category.items()},
+            "beside": [config.to_json() for config in self.beside],
         }
 
     @classmethod
@@ -102,16 +106,22 @@ class Chosen:
         """Build from `to_json`."""
         own = {name: SpecConfig.from_json(one) for name, one in values["by_category"].items()}
         fallback = SpecConfig.from_json(values["fallback"]) if "fallback" in values else OFF
-        return cls(SpecConfig.from_json(values["overall"]), own, fallback)
+        beside = tuple(SpecConfig.from_json(one) for one in values.get("beside", ()))
+        return cls(SpecConfig.from_json(values["overall"]), own, fallback, beside)
 
 
-def pick_finalists(board: Leaderboard, num_overall: int) -> Finalists:
+def pick_finalists(board: Leaderboard, num_overall: int, front: Sequence[SpecConfig] = ()) -> Finalists:
     """Return the best complete configurations of the search, over all and by category; none that pruning ended.
 
     Where all of the best are lossy, the best lossless one goes with them, as what they fall back to.
+
+    Args:
+        board: The search's.
+        num_overall: How many of the best.
+        front: Of it as many go with them.
     """
     ranked = [one.config for one in board.ranked(board.prompts)]
-    overall = tuple(ranked[:num_overall])
+    overall = tuple(dict.fromkeys((*ranked[:num_overall], *spread_over(front, num_overall))))
     if not any(map(_is_lossless, overall)):
         overall += tuple(one for one in ranked if _is_lossless(one))[:1]
     by_category = {}
@@ -122,9 +132,17 @@ def pick_finalists(board: Leaderboard, num_overall: int) -> Finalists:
     return Finalists(overall, by_category)
 
 
+def spread_over(ordered: Sequence[SpecConfig], num_most: int) -> tuple[SpecConfig, ...]:
+    """Return so many of a sequence, evenly spread, the first and the last among them."""
+    if len(ordered) <= num_most or num_most < 2:
+        return tuple(ordered[:num_most])
+    step = (len(ordered) - 1) / (num_most - 1)
+    return tuple(ordered[round(step * place)] for place in range(num_most))
+
+
 def measure_all(
     measurer: Measurer, prompts: Sequence[Prompt], configs_of: Finalists | Chosen, stage: str, repeats: int
-) -> tuple[Pool, set[SpecConfig]]:
+) -> tuple[list[Measurement], set[SpecConfig]]:
     """Measure configurations prompt by prompt, in an order that rotates, and return what was seen and what failed.
 
     Args:
@@ -134,17 +152,17 @@ def measure_all(
         stage: `finalist` or `confirm`.
         repeats: How often.
     """
-    pool, failed = Pool(), set[SpecConfig]()
+    measured, failed = list[Measurement](), set[SpecConfig]()
     for repeat in range(repeats):
         for index, prompt in enumerate(prompts):
             configs = configs_of.of_prompt(prompt) if isinstance(configs_of, Finalists) else configs_of.configs
             for config in _rotated(configs, index + repeat):
                 if config not in failed:
                     try:
-                        pool.add(measurer.measure(config, prompt, stage=stage, trial=-1, repeat=repeat))
+                        measured.append(measurer.measure(config, prompt, stage=stage, trial=-1, repeat=repeat))
                     except ConfigurationFailed:
                         failed.add(config)
-    return pool, failed
+    return measured, failed
 
 
 def choose(finalists: Finalists, pool: Pool, prompts: Sequence[Prompt], failed: Iterable[SpecConfig]) -> Chosen:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from autospec.cost_model import Prediction
 
 _KINDS = 3  # kinds of configuration that are tried besides the best one
-_NEAR = 0.15  # nats of speedup by which the best of another kind may be behind to be worth a trial
+_NEAR = 0.15  # nats by which the best of another kind may be behind to be worth a trial
 _GAIN = 0.01  # nats by which something must promise to beat the best that was measured
 
 
@@ -42,10 +42,14 @@ class Guide:
         predictor: What prices them.
         candidates: What may be tried; those that cannot be priced are left to the sampler.
         is_whole: They are the whole space.
+        every_drafter: Begin with the best of every drafter that pays, however far behind: where memory counts too, of
+            which nothing is predicted, each has its own.
     """
 
-    def __init__(self, predictor: Predicts, candidates: Iterable[SpecConfig], is_whole: bool) -> None:
-        self._predictor = predictor
+    def __init__(
+        self, predictor: Predicts, candidates: Iterable[SpecConfig], is_whole: bool, every_drafter: bool = False
+    ) -> None:
+        self._predictor, self._every_drafter = predictor, every_drafter
         asked = [config for config in dict.fromkeys(candidates) if not config.is_off]
         priced = zip(asked, predictor.predict(asked), strict=True)
         self.candidates = [config for config, price in priced if price is not None]
@@ -55,42 +59,50 @@ class Guide:
     def ranked(self) -> list[Prediction]:
         """Return all predictions, the best first."""
         priced = [price for price in self._predictor.predict(self.candidates) if price is not None]
-        return sorted(priced, key=lambda one: (-one.log_speedup, one.config.config_hash))
+        return sorted(priced, key=lambda one: (-one.log_ratio, one.config.config_hash))
 
     def opening(self) -> tuple[SpecConfig, ...]:
-        """Return what to try first: the best, the best of other kinds that are near, and of each category."""
+        """Return what to try first: the best, the best of other kinds that are near, of categories and of drafters."""
         ranked = self.ranked()
-        if not ranked or ranked[0].log_speedup <= 0.0:
+        if not ranked or ranked[0].log_ratio <= 0.0:
             return ()
         best = {_kind(ranked[0].config): ranked[0].config}
         for one in ranked:
-            if one.log_speedup < max(ranked[0].log_speedup - _NEAR, 0.0) or len(best) > _KINDS:
+            if one.log_ratio < max(ranked[0].log_ratio - _NEAR, 0.0) or len(best) > _KINDS:
                 break
             best.setdefault(_kind(one.config), one.config)
-        return tuple(dict.fromkeys((*best.values(), *self._specialists(ranked))))
+        return tuple(dict.fromkeys((*best.values(), *self._specialists(ranked), *self._drafters(ranked))))
+
+    def _drafters(self, ranked: Sequence[Prediction]) -> list[SpecConfig]:
+        """Return the best of every drafter that promises something, if these are asked for."""
+        best: dict[str, SpecConfig] = {}
+        for one in ranked:
+            if self._every_drafter and one.log_ratio > 0.0:
+                best.setdefault(one.config.drafter, one.config)
+        return list(best.values())
 
     def _specialists(self, ranked: Sequence[Prediction]) -> list[SpecConfig]:
         """Return the best of each category that promises more there than the best of all."""
         found = []
         for category in sorted(set(self._predictor.categories)):
             own = np.array([one == category for one in self._predictor.categories])
-            leader = max(ranked, key=lambda one: float(one.log_speedups[own].mean()))
-            if leader.log_speedups[own].mean() > ranked[0].log_speedups[own].mean() + _GAIN:
+            leader = max(ranked, key=lambda one: float(one.log_ratios[own].mean()))
+            if leader.log_ratios[own].mean() > ranked[0].log_ratios[own].mean() + _GAIN:
                 found.append(leader.config)
         return found
 
     def next(self, tried: Collection[SpecConfig], best_value: float) -> SpecConfig | None:
-        """Return what may still be faster than the best that was measured; None where nothing may.
+        """Return what may still be better than the best that was measured; None where nothing may.
 
         Upper ends of one standard deviation are compared, so that kinds that were never measured get their chance.
 
         Args:
             tried: What was tried.
-            best_value: Log speedup of the best so far.
+            best_value: Log ratio of the best so far.
         """
         ranked = [one for one in self.ranked() if one.config not in tried]
-        hopeful = max(ranked, key=lambda one: one.log_speedup + one.spread, default=None)
-        if hopeful is None or hopeful.log_speedup + hopeful.spread < best_value + _GAIN:
+        hopeful = max(ranked, key=lambda one: one.log_ratio + one.spread, default=None)
+        if hopeful is None or hopeful.log_ratio + hopeful.spread < best_value + _GAIN:
             return None
         return hopeful.config
 

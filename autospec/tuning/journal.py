@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
@@ -16,19 +17,21 @@ from optuna.pruners import WilcoxonPruner
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from autospec.tuning.goals import Direction
 from autospec.tuning.log import cut_torn_line
 
 MIN_PROMPTS = 4  # with fewer, no paired test can be significant
 _WILCOXON_P = 0.1
 
 
-def open_study(path: Path) -> optuna.Study:
+def open_study(path: Path, directions: Sequence[Direction] = ("maximize",)) -> optuna.Study:
     """Open or make the study of a journal file.
 
     Only the holder of the measurement log may call this: then a lock of the journal has no living owner.
 
     Args:
         path: `study.journal` in the output folder.
+        directions: Of the values of a trial.
     """
     for leftover in path.parent.glob(f"{path.name}.lock*"):
         leftover.unlink()
@@ -40,7 +43,7 @@ def open_study(path: Path) -> optuna.Study:
     return optuna.create_study(
         storage=JournalStorage(JournalFileBackend(os.fspath(path))),
         study_name="autospec",
-        direction="maximize",
+        directions=list(directions),
         pruner=pruner,
         load_if_exists=True,
     )

@@ -7,19 +7,18 @@ of it. Knows nothing of how configurations are proposed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import optuna
 from optuna.trial import TrialState
 
 from autospec.config import SpecConfig
 from autospec.records import Measurement, Prompt
-from autospec.tuning.events import OVER_MEMORY
+from autospec.tuning.goals import Goal
+from autospec.tuning.limits import Constraints, Limits
 from autospec.tuning.measuring import ConfigurationFailed, Measurer, count_repeats
 from autospec.tuning.pool import Leaderboard
 from autospec.tuning.pruning import is_decided, is_hopeless
-from autospec.tuning.quality import LossLimit
-from autospec.tuning.settings import StudySettings
 
 _REASON = "reason"
 _SKIPPED = "skipped"
@@ -31,15 +30,15 @@ class Outcome:
 
     Args:
         state: What Optuna is told.
-        value: Log speedup of a complete trial.
+        values: Of a complete trial, as the goal of the study says.
         reason: Why it was not complete, or cannot be chosen although it is.
         constraints: Name to value; above 0 is broken.
     """
 
     state: TrialState
-    value: float | None = None
+    values: tuple[float, ...] | None = None
     reason: str = ""
-    constraints: tuple[tuple[str, float], ...] = (("failed", 0.0), ("quality", 0.0), ("memory", 0.0))
+    constraints: Constraints = (("failed", 0.0), ("quality", 0.0), ("memory", 0.0))
 
 
 class Objective:
@@ -48,12 +47,12 @@ class Objective:
     Args:
         measurer: Runner and log.
         board: What the search knows; measurements are added to its pool.
-        settings: Limits.
+        goal: Of the study.
+        limits: Of quality and memory.
     """
 
-    def __init__(self, measurer: Measurer, board: Leaderboard, settings: StudySettings) -> None:
-        self._measurer, self._board, self._settings = measurer, board, settings
-        self._limit = LossLimit(settings.quality.max_loss)
+    def __init__(self, measurer: Measurer, board: Leaderboard, goal: Goal, limits: Limits) -> None:
+        self._measurer, self._board, self._goal, self._limits = measurer, board, goal, limits
         self.noise_floor = 0.0
 
     def evaluate(self, study: optuna.Study, trial: optuna.Trial, config: SpecConfig) -> Outcome:
@@ -69,16 +68,23 @@ class Objective:
                 return _failed(str(error))
             measurements.append(one)
             self._board.pool.add(one)
-            self._report(study, trial, config, prompt, step)
+            if self._goal.prunes:
+                self._report(study, trial, config, prompt, step)
             # What the log already holds was judged before; only the last of it may have been cut short before that.
-            is_open = len(logged) <= step + 1 < len(prompts)
+            is_open = self._goal.prunes and len(logged) <= step + 1 < len(prompts)
             if is_open and not config.is_off and self._is_over(trial, config):
-                reasons = [f"decided after {step + 1} of {len(prompts)} prompts", *self._broken(config, measurements)]
-                constraints = self._constraints(config, measurements)
-                return Outcome(TrialState.PRUNED, reason="; ".join(reasons), constraints=constraints)
-        value = self._board.pool.value(config, prompts) if not config.is_off else self._self_speedup(measurements)
-        reason = "; ".join(self._broken(config, measurements))
-        return Outcome(TrialState.COMPLETE, value, reason, constraints=self._constraints(config, measurements))
+                reason = f"decided after {step + 1} of {len(prompts)} prompts"
+                return self._limited(Outcome(TrialState.PRUNED, reason=reason), config, measurements)
+        value = self._of_baseline(measurements) if config.is_off else self._board.pool.value(config, prompts)
+        assert value is not None, "every prompt was measured"
+        outcome = Outcome(TrialState.COMPLETE, self._goal.values(value, measurements))
+        return self._limited(outcome, config, measurements)
+
+    def _limited(self, outcome: Outcome, config: SpecConfig, measurements: Sequence[Measurement]) -> Outcome:
+        """Return an outcome with what it breaks of the limits."""
+        reasons = [*filter(None, [outcome.reason]), *self._limits.reasons(config, measurements)]
+        constraints = self._limits.constraints(config, measurements)
+        return replace(outcome, reason="; ".join(reasons), constraints=constraints)
 
     def _logged(self, number: int) -> Sequence[Measurement]:
         measurements = self._measurer.log.measurements
@@ -94,39 +100,9 @@ class Objective:
         decided = is_decided(self._board, config, self.noise_floor) or trial.should_prune()
         return decided and is_hopeless(self._board, config, self.noise_floor)
 
-    def _self_speedup(self, measurements: Sequence[Measurement]) -> float:
-        return sum(one.log_speedup for one in measurements) / len(measurements)
-
-    def _constraints(self, config: SpecConfig, measurements: Sequence[Measurement]) -> tuple[tuple[str, float], ...]:
-        """Return quality and memory as Optuna wants them: above 0 is broken.
-
-        Quality is the upper bound of a lossy rule's loss less what may be lost. A mismatch of a lossless rule in
-        float32 fails the trial before it comes here. In half precision its tokens may differ, which is counted and
-        reported and breaks nothing.
-        """
-        limit = self._settings.max_memory_bytes
-        excess = peak_memory(measurements) - limit if limit else 0
-        return (("failed", 0.0), ("quality", self._limit.excess(config, measurements)), ("memory", float(excess)))
-
-    def _broken(self, config: SpecConfig, measurements: Sequence[Measurement]) -> list[str]:
-        """Return a sentence for each limit that a trial breaks."""
-        reasons = (self._over_memory(measurements), self._limit.reason(config, measurements))
-        return [reason for reason in reasons if reason]
-
-    def _over_memory(self, measurements: Sequence[Measurement]) -> str:
-        """Return how a trial breaks the limit of memory, or nothing; trial 0 breaks none, it only measures."""
-        limit, peak = self._settings.max_memory_bytes, peak_memory(measurements)
-        return f"{OVER_MEMORY} ({gigabytes(peak)}, limit {gigabytes(limit)})" if 0 < limit < peak else ""
-
-
-def peak_memory(measurements: Sequence[Measurement]) -> int:
-    """Return the most bytes that any of them took."""
-    return max((one.peak_memory_bytes for one in measurements), default=0)
-
-
-def gigabytes(num_bytes: int) -> str:
-    """Return a size for people."""
-    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e7 else f"{num_bytes:,} bytes"
+    def _of_baseline(self, measurements: Sequence[Measurement]) -> float:
+        """Return the mean log ratio of the baseline against itself, which pools nothing."""
+        return sum(map(self._goal.yardstick.log_ratio, measurements)) / len(measurements)
 
 
 def _failed(reason: str) -> Outcome:
@@ -151,7 +127,7 @@ def tell(study: optuna.Study, trial: optuna.Trial, outcome: Outcome, skipped: bo
             trial.set_constraint(name, value)
     if outcome.reason:
         trial.set_user_attr(_SKIPPED if skipped else _REASON, outcome.reason)
-    study.tell(trial, outcome.value, state=outcome.state)
+    study.tell(trial, outcome.values, state=outcome.state)
 
 
 def reason_of(trial: optuna.trial.FrozenTrial) -> str:

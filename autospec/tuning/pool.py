@@ -1,7 +1,7 @@
 """Measurements pooled by configuration and prompt, and which configurations lead on which prompts.
 
 All repeats of a configuration on a prompt count; the mean over prompts is a mean of per-prompt means. Speculation off
-needs no measurement: its log speedup is 0 on every prompt. Knows no trial and decides nothing.
+needs no measurement: its log ratio is 0 on every prompt. Knows no trial and decides nothing.
 """
 
 from __future__ import annotations
@@ -13,28 +13,31 @@ from statistics import fmean
 
 from autospec.config import SpecConfig
 from autospec.records import Measurement, Prompt
+from autospec.yardsticks import SPEED, Yardstick
 
 OFF = SpecConfig()
 
 
 class Pool:
-    """Log speedups by configuration and prompt.
+    """Log ratios by configuration and prompt.
 
     Args:
         measurements: To begin with.
+        yardstick: Of what.
     """
 
-    def __init__(self, measurements: Iterable[Measurement] = ()) -> None:
+    def __init__(self, measurements: Iterable[Measurement] = (), yardstick: Yardstick = SPEED) -> None:
+        self._yardstick = yardstick
         self._ratios: defaultdict[SpecConfig, defaultdict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
         for measurement in measurements:
             self.add(measurement)
 
     def add(self, measurement: Measurement) -> None:
         """Add one measurement."""
-        self._ratios[measurement.config][measurement.prompt_id].append(measurement.log_speedup)
+        self._ratios[measurement.config][measurement.prompt_id].append(self._yardstick.log_ratio(measurement))
 
     def ratios(self, config: SpecConfig, prompts: Iterable[Prompt]) -> dict[str, list[float]]:
-        """Return prompt id to log speedups, for those prompts that were measured."""
+        """Return prompt id to log ratios, for those prompts that were measured."""
         if config.is_off:
             return {prompt.prompt_id: [0.0] for prompt in prompts}
         if config not in self._ratios:
@@ -43,7 +46,7 @@ class Pool:
         return {prompt.prompt_id: list(own[prompt.prompt_id]) for prompt in prompts if prompt.prompt_id in own}
 
     def means(self, config: SpecConfig, prompts: Iterable[Prompt]) -> dict[str, float]:
-        """Return prompt id to mean log speedup, for those prompts that were measured."""
+        """Return prompt id to mean log ratio, for those prompts that were measured."""
         return {prompt_id: fmean(ratios) for prompt_id, ratios in self.ratios(config, prompts).items()}
 
     def value(self, config: SpecConfig, prompts: Iterable[Prompt]) -> float | None:
@@ -52,14 +55,14 @@ class Pool:
         return fmean(means.values()) if means else None
 
     def differences(self, first: SpecConfig, second: SpecConfig, prompts: Sequence[Prompt]) -> list[float]:
-        """Return mean log speedup of `first` less that of `second`, on the prompts that both were measured on."""
+        """Return mean log ratio of `first` less that of `second`, on the prompts that both were measured on."""
         ours, theirs = self.means(first, prompts), self.means(second, prompts)
         return [ours[prompt_id] - theirs[prompt_id] for prompt_id in ours if prompt_id in theirs]
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A configuration and its mean log speedup on some prompts."""
+    """A configuration and its mean log ratio on some prompts."""
 
     config: SpecConfig
     value: float
@@ -81,6 +84,11 @@ class Leaderboard:
         """Add a configuration; a second time changes nothing."""
         if not config.is_off:
             self._configs[config] = None
+
+    @property
+    def configs(self) -> tuple[SpecConfig, ...]:
+        """All of them."""
+        return tuple(self._configs)
 
     def of_category(self, category: str) -> list[Prompt]:
         """Return the prompts of a trial that belong to a category."""

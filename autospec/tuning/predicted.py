@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from autospec.comparison import Estimate, speedup
+from autospec.comparison import Estimate
 from autospec.config import SpecConfig
 from autospec.records import Measurement
+from autospec.yardsticks import SPEED, Yardstick
 
 if TYPE_CHECKING:
     from autospec.cost_model import CrossValidation, Independence
@@ -22,8 +23,8 @@ class HeldOut:
 
     Args:
         config: One that was confirmed.
-        predicted: Its speedup on the prompts of the trace, before any correction.
-        measured: Its speedup on held-out prompts.
+        predicted: Its ratio on the prompts of the trace, before any correction.
+        measured: Its ratio on held-out prompts.
     """
 
     config: SpecConfig
@@ -42,6 +43,7 @@ class Predicted:
         noise: Of the mean over prompts that each of these was compared with: errors below it say nothing.
         held_out: What came of predictions on held-out prompts.
         independence: Of each drafter, how far the field's closed form is off, which takes acceptance for independent.
+        yardstick: Of what was predicted.
     """
 
     num_asked: int
@@ -50,10 +52,12 @@ class Predicted:
     noise: float
     held_out: tuple[HeldOut, ...]
     independence: tuple[Independence, ...]
+    yardstick: Yardstick = SPEED
 
     def to_json(self) -> dict[str, Any]:
         """Return what `result.json` holds under `cost_model_error`."""
         return {
+            "of": self.yardstick.name,
             **({} if self.error is None else self.error.to_json()),
             "noise": self.noise,
             "num_priced": self.num_priced,
@@ -61,8 +65,8 @@ class Predicted:
             "held_out": [
                 {
                     "config": one.config.to_json(),
-                    "predicted_speedup": one.predicted,
-                    "measured_speedup": one.measured.to_json(),
+                    f"predicted_{self.yardstick.name}": one.predicted,
+                    f"measured_{self.yardstick.name}": one.measured.to_json(),
                     "error": one.predicted / one.measured.value - 1.0,
                 }
                 for one in self.held_out
@@ -77,7 +81,7 @@ def predictions_json(prepared: Preparation) -> dict[str, Any]:
     Log speedups stand in the order of the prompts.
     """
     rows = filter(None, map(prepared.predictor.uncorrected, prepared.guide.candidates))
-    ranked = sorted(rows, key=lambda one: (-one.log_speedup, one.config.config_hash))
+    ranked = sorted(rows, key=lambda one: (-one.log_ratio, one.config.config_hash))
     return {
         "prompt_ids": list(prepared.predictor.prompt_ids),
         "rows": [
@@ -85,6 +89,7 @@ def predictions_json(prepared: Preparation) -> dict[str, Any]:
                 "config": one.config.to_json(),
                 "speedup": round(math.exp(one.log_speedup), 4),
                 "log_speedups": [round(value, 4) for value in one.log_speedups.tolist()],
+                **({} if one.yardstick == SPEED else {one.yardstick.name: round(math.exp(one.log_ratio), 4)}),
             }
             for one in ranked
         ],
@@ -109,6 +114,7 @@ def look_back(prepared: Preparation, measurements: Sequence[Measurement], noise_
         noise=noise_floor * math.sqrt(2.0 / max(len(prepared.predictor.prompt_ids), 1)),
         held_out=tuple(_held_out(prepared, [one for one in measurements if one.stage == "confirm"])),
         independence=prepared.independence,
+        yardstick=prepared.predictor.yardstick,
     )
 
 
@@ -123,12 +129,10 @@ def _whole(search: Sequence[Measurement], prepared: Preparation) -> list[Measure
 
 
 def _held_out(prepared: Preparation, confirmed: Sequence[Measurement]) -> list[HeldOut]:
-    ratios: dict[SpecConfig, dict[str, list[float]]] = {}
-    for one in confirmed:
-        ratios.setdefault(one.config, {}).setdefault(one.prompt_id, []).append(one.log_speedup)
     found = []
-    for config, own in ratios.items():
+    for config in dict.fromkeys(one.config for one in confirmed if not one.config.is_off):
         price = prepared.predictor.uncorrected(config)
-        if price is not None and not config.is_off:
-            found.append(HeldOut(config, math.exp(price.log_speedup), speedup(own)))
+        measured = prepared.predictor.yardstick.estimate(one for one in confirmed if one.config == config)
+        if price is not None and measured is not None:
+            found.append(HeldOut(config, math.exp(price.log_ratio), measured))
     return found

@@ -82,12 +82,12 @@ def prepare(task: Task, log: MeasurementLog, measurer: Measurer, prompts: Sequen
             space = space.with_trees(TreeMaker(log.decide("rank_acceptance", lambda: _by_rank(trace, space))))
             task.decoder.costs = _costs(costs, trace, space)
             simulator = Simulator(trace, task.decoder.drafters, costs=task.decoder.costs, recorder=recorder)
-            predictor = Predictor(simulator, costs)
+            predictor = Predictor(simulator, costs, task.goal.yardstick)
             guide = _guide(task, log, predictor, space)
     except (ReplayError, MeasurementError, ProfileError) as error:
         task.on_event(Warned(f"nothing is predicted, the search goes without: {error} ({_REMEDY})"))
         return None
-    told = tuple((one.config, math.exp(one.log_speedup)) for one in guide.ranked()[:3])
+    told = tuple((one.config, math.exp(one.log_ratio)) for one in guide.ranked()[:3])
     task.on_event(Guided(guide.num_asked, guide.num_priced, told, costs.noise.spread))
     return Preparation(guide, space, predictor, _independence(simulator, space))
 
@@ -216,12 +216,14 @@ def _independence(simulator: Simulator, space: SearchSpace) -> tuple[Independenc
 
 def _guide(task: Task, log: MeasurementLog, predictor: Predictor, space: SearchSpace) -> Guide:
     """Price the space, whole or by a replayed study whose choice is kept for a resumed run."""
+    every = task.goal.weighs_memory
     if is_priced_whole(space, task.settings):
-        return Guide(predictor, space.walk(), is_whole=True)
+        return Guide(predictor, space.walk(), is_whole=True, every_drafter=every)
     minutes = task.settings.minutes
     seconds = _REPLAY_SHARE * minutes * 60 if minutes else _UNLIMITED_SECONDS
 
     def priced() -> list[dict[str, object]]:
         return [one.to_json() for one in replay_study(predictor, space, task.settings, seconds, task.now)]
 
-    return Guide(predictor, [SpecConfig.from_json(one) for one in log.decide("priced", priced)], is_whole=False)
+    known = [SpecConfig.from_json(one) for one in log.decide("priced", priced)]
+    return Guide(predictor, known, is_whole=False, every_drafter=every)

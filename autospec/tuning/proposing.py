@@ -94,8 +94,8 @@ class Proposer:
         else:
             params = self._propose_specialist(trials, num_trials)
             if params is None and self._settings.sampler == "gp":
-                complete = [(trial, trial.value or 0.0) for trial in trials[1:] if trial.state == TrialState.COMPLETE]
-                params = propose(self._sampler(len(trials), "gp"), complete, self._space)
+                complete = [(trial, trial.values) for trial in trials[1:] if trial.state == TrialState.COMPLETE]
+                params = propose(self._sampler(len(trials), "gp"), complete, self._space, self._study.directions)
         if params is not None:
             self._study.enqueue_trial(dict(params))
         return True
@@ -126,7 +126,7 @@ class Proposer:
         prompts = self._board.of_category(special[turn % len(special)])
         measured = [trial for trial in trials[1:] if trial.state in FINISHED and not was_skipped(trial)]
         values = [self._board.pool.value(self._space.config(trial.params), prompts) for trial in measured]
-        known = [(trial, value) for trial, value in zip(measured, values, strict=True) if value is not None]
+        known = [(trial, [value]) for trial, value in zip(measured, values, strict=True) if value is not None]
         return propose(self._sampler(len(trials), self._settings.sampler), known, self._space)
 
 

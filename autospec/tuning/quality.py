@@ -7,7 +7,7 @@ to be believed. Measures nothing and knows no speed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autospec.config import SpecConfig
 from autospec.policy import quality_from
@@ -84,7 +84,7 @@ class LossLimit:
                 notes.append(f"{config.short()} is {reason} on held-out prompts of {category}, which falls back")
             else:
                 by_category[category] = config
-        return Chosen(overall, by_category, chosen.fallback), notes
+        return replace(chosen, overall=overall, by_category=by_category), notes
 
 
 def _of(config: SpecConfig, measurements: Sequence[Measurement]) -> list[Measurement]:

@@ -60,6 +60,6 @@ def replay_study(
         if price is None:
             study.tell(trial, state=TrialState.PRUNED)
         else:
-            study.tell(trial, price.log_speedup)
+            study.tell(trial, price.log_ratio)
         configs.append(config)
     return configs

@@ -11,9 +11,11 @@ from autospec.comparison import Estimate
 from autospec.policy import Policy, Quality
 from autospec.records import Measurement
 from autospec.tuning.confirm import Confirmation, CrossCheck, Judged
+from autospec.tuning.goals import GOALS
 from autospec.tuning.log import Failure
 from autospec.tuning.pareto import ParetoRow
 from autospec.tuning.predicted import Predicted
+from autospec.yardsticks import DECISIVE, LATENCY, SPEED, Yardstick
 
 TOKENS_PER_EXCUSE = 10_000  # an excused difference in fewer tokens is worth a warning
 
@@ -34,6 +36,36 @@ class Throughput:
     def ratio(self) -> float:
         """The policy's over the baseline's; 1 where nothing was measured."""
         return self.tokens_per_second / self.baseline_tokens_per_second if self.baseline_tokens_per_second else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """The 95th percentile of all gaps between arrivals of tokens together, on the same prompts; 0 where not known.
+
+    Args:
+        baseline_seconds: Plain decoding, which brings one token at a time.
+        seconds: The policy, which brings several at once.
+    """
+
+    baseline_seconds: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A policy and plain decoding, by one yardstick.
+
+    Args:
+        yardstick: Which.
+        ratio: Over all prompts; above 1 the policy is better.
+        categories: The same by category.
+        overall: Of the one configuration for all, whatever the category.
+    """
+
+    yardstick: Yardstick
+    ratio: Estimate
+    categories: Mapping[str, Estimate]
+    overall: Estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,30 +122,37 @@ class TuningResult:
     """The outcome of a run.
 
     Args:
+        objective: What was looked for.
         policy: What to use.
         measurements: Everything measured, in order.
         stop_reason: Why the search ended; `interrupted` for a run that Ctrl-C ended.
         finished: False for an interrupted run: its figures are of tune prompts, and the policy has no evidence.
         confirmation: What held-out prompts say, or, in an interrupted run, what tune prompts said so far.
+        comparisons: By every yardstick. Intervals by that of the objective are those that decided, adjusted for the
+            number of claims; by the others they are plain 95 % intervals, and nothing is claimed.
         decode_speedup: As `speedup`, without the prefills.
         throughput: Total tokens over total seconds.
+        latency: How long a reader waits for the next tokens, nearly at worst.
         identity: Lossless rules compared with plain decoding.
-        noise_floor: Coefficient of variation of one timing, from the baseline measured against itself.
+        noise_floor: Coefficient of variation of one timing of what decides: the baseline measured against itself.
         num_live_trials: Trials measured on the engine, the baseline's own included.
         num_replayed_trials: Configurations priced from a trace.
         wall_seconds: By phase.
         failures: Configurations that could not be measured, in the order in which they failed.
-        pareto: The Pareto set of speed and quality, on tune and on held-out prompts.
+        pareto: The Pareto set of speed and quality, under `pareto` of memory too, on tune and on held-out prompts.
         predicted: How far predictions were off; None where nothing was predicted.
     """
 
+    objective: str
     policy: Policy
     measurements: tuple[Measurement, ...]
     stop_reason: str
     finished: bool
     confirmation: Confirmation
+    comparisons: tuple[Comparison, ...]
     decode_speedup: Estimate
     throughput: Throughput
+    latency: Latency
     identity: TokenIdentity
     noise_floor: float
     num_live_trials: int
@@ -124,9 +163,23 @@ class TuningResult:
     predicted: Predicted | None = None
 
     @property
+    def yardstick(self) -> Yardstick:
+        """That of the objective."""
+        return DECISIVE[self.objective]
+
+    @property
+    def weighs_memory(self) -> bool:
+        """Whether memory was looked at beside speed and quality."""
+        return GOALS[self.objective].weighs_memory
+
+    def by(self, yardstick: Yardstick) -> Comparison:
+        """Return what the policy is worth by a yardstick."""
+        return next(one for one in self.comparisons if one.yardstick == yardstick)
+
+    @property
     def speedup(self) -> Estimate:
         """Of the policy, over all held-out prompts."""
-        return self.confirmation.speedup
+        return self.by(SPEED).ratio
 
     @property
     def quality(self) -> Quality | None:
@@ -137,12 +190,13 @@ class TuningResult:
     @property
     def categories(self) -> Mapping[str, Estimate]:
         """The same by category."""
-        return {name: row.speedup for name, row in self.confirmation.categories.items()}
+        return self.by(SPEED).categories
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `result.json`."""
-        confirmation, throughput = self.confirmation, self.throughput
+        confirmation, throughput, decisive = self.confirmation, self.throughput, self.yardstick.name
         return {
+            "objective": self.objective,
             "speedup": self.speedup.to_json(),
             "categories": {name: one.to_json() for name, one in self.categories.items()},
             "decode_speedup": self.decode_speedup.to_json(),
@@ -153,11 +207,12 @@ class TuningResult:
                 "all": confirmation.overall.config.to_json(),
                 "categories": {name: row.config.to_json() for name, row in confirmation.categories.items()},
             },
-            "overall_speedup": confirmation.overall.speedup.to_json(),
+            "overall_speedup": self.by(SPEED).overall.to_json(),
+            "p95_inter_token_latency": self._latency(),
             "bootstrap": {
-                "speedup": _ends(confirmation.bootstrap),
+                decisive: _ends(confirmation.bootstrap),
                 "categories": {name: _ends(row.bootstrap) for name, row in confirmation.categories.items()},
-                "overall_speedup": _ends(confirmation.overall.bootstrap),
+                f"overall_{decisive}": _ends(confirmation.overall.bootstrap),
             },
             "claims": {name: _claim(one) for name, one in confirmation.claims.items()},
             "cross_checks": [_cross_check(one) for one in confirmation.cross_checks],
@@ -171,6 +226,15 @@ class TuningResult:
             "failures": [_failure(one) for one in self.failures],
             "cost_model_error": None if self.predicted is None else self.predicted.to_json(),
             "wall_seconds": dict(self.wall_seconds),
+        }
+
+    def _latency(self) -> dict[str, Any]:
+        compared = self.by(LATENCY)
+        return {
+            "ratio": compared.ratio.to_json(),
+            "categories": {name: one.to_json() for name, one in compared.categories.items()},
+            "overall": compared.overall.to_json(),
+            **asdict(self.latency),
         }
 
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autospec.errors import ConfigError
 from autospec.policy.files import write_atomically
 from autospec.profiling import device_fingerprint
-from autospec.records import Measurement, Workload
+from autospec.records import Workload
 from autospec.runners import check_prompts, check_references, make_scorer
 from autospec.tuning.budget import Budget
 from autospec.tuning.confirm import Confirmation, confirm
@@ -29,7 +30,7 @@ from autospec.tuning.events import (
     ignore,
 )
 from autospec.tuning.extent import Extent
-from autospec.tuning.finalists import Chosen, Finalists, choose, measure_all
+from autospec.tuning.finalists import Chosen, Finalists, choose, measure_all, spread_over
 from autospec.tuning.journal import open_study
 from autospec.tuning.log import MeasurementLog
 from autospec.tuning.measuring import Measurer
@@ -212,14 +213,15 @@ class _Run:
         task = self._task
         prompts = task.workload.tune[: budget.num_search]
         task.on_event(PhaseStarted("search", len(prompts) * (1 + task.settings.trials)))
-        self._board = Leaderboard(Pool(), prompts)
+        self._board = Leaderboard(Pool(yardstick=task.goal.yardstick), prompts)
         sampling = task.workload.sampling
         drafters = {name: drafter.has_probs for name, drafter in task.decoder.drafters.items()}
         self._searching = Search(
             SearchParts(
-                study=open_study(task.output_dir / JOURNAL_FILE),
+                study=open_study(task.output_dir / JOURNAL_FILE, task.goal.directions),
                 space=self._prepared.space if self._prepared else task.space.under(sampling),
                 settings=task.settings,
+                goal=task.goal,
                 measurer=self._measurer,
                 board=self._board,
                 defaults=engine_defaults(drafters, sampling.is_greedy),
@@ -245,12 +247,15 @@ class _Run:
         repeats = int(recorded["repeats"])
         total = sum(len(finalists.of_prompt(prompt)) for prompt in prompts) * repeats
         self._task.on_event(PhaseStarted("finalist", total, finalists.configs))
-        pool, failed = measure_all(self._measurer, prompts, finalists, "finalist", repeats)
-        broken = self._limit.broken(finalists.configs, self._measured("finalist"))
+        measured, failed = measure_all(self._measurer, prompts, finalists, "finalist", repeats)
+        broken = self._limit.broken(finalists.configs, measured)
         for config, reason in broken.items():
             if config not in failed:
                 self._task.on_event(Warned(f"{config.short()} is {reason} in the final choice, and left out"))
-        return choose(finalists, pool, prompts, failed | set(broken))
+        out = failed | set(broken)
+        chosen = choose(finalists, Pool(measured, self._task.goal.yardstick), prompts, out)
+        front = self._task.goal.front([one for one in finalists.configs if one not in out], measured)
+        return replace(chosen, beside=spread_over(front, self._task.settings.finalists))
 
     def _confirm(self, chosen: Chosen, plan: StudyPlan) -> Confirmation:
         """Measure what was chosen on held-out prompts, once."""
@@ -260,15 +265,12 @@ class _Run:
         repeats = int(recorded["repeats"])
         total = len(prompts) * len(chosen.configs) * repeats
         self._task.on_event(PhaseStarted("confirm", total, chosen.configs))
-        pool, failed = measure_all(self._measurer, prompts, chosen, "confirm", repeats)
-        kept, notes = self._limit.kept(chosen.without(failed), self._measured("confirm"))
-        confirmation = confirm(kept, pool, prompts)
+        measured, failed = measure_all(self._measurer, prompts, chosen, "confirm", repeats)
+        kept, notes = self._limit.kept(chosen.without(failed), measured)
+        confirmation = confirm(kept, Pool(measured, self._task.goal.yardstick), prompts)
         for note in (*notes, *confirmation.disputes()):
             self._task.on_event(Warned(note))
         return confirmation
-
-    def _measured(self, stage: str) -> list[Measurement]:
-        return [one for one in self._log.measurements if one.stage == stage]
 
     def _circumstances(self, stop_reason: str) -> Circumstances:
         return Circumstances(

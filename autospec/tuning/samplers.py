@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, create_trial
 
 from autospec.errors import ConfigError
@@ -35,7 +36,12 @@ def make_sampler(kind: str, seed: int, number: int) -> BaseSampler:
         return TPESampler(seed=own_seed, n_startup_trials=NUM_STARTUP_TRIALS, multivariate=True, group=True)
 
 
-def propose(sampler: BaseSampler, trials: Iterable[tuple[FrozenTrial, float]], space: SearchSpace) -> dict[str, Any]:
+def propose(
+    sampler: BaseSampler,
+    trials: Iterable[tuple[FrozenTrial, Sequence[float]]],
+    space: SearchSpace,
+    directions: Sequence[StudyDirection] = (StudyDirection.MAXIMIZE,),
+) -> dict[str, Any]:
     """Return what a sampler would try next if these trials had these values.
 
     It is asked in a passing study of its own: for what is best in one category, or for a sampler that cannot take
@@ -45,10 +51,14 @@ def propose(sampler: BaseSampler, trials: Iterable[tuple[FrozenTrial, float]], s
         sampler: Made for this one question.
         trials: Trials and the values to go by.
         space: What may be tried.
+        directions: Of the values.
     """
-    view = optuna.create_study(direction="maximize", sampler=sampler)
+    view = optuna.create_study(directions=list(directions), sampler=sampler)
     view.add_trials(
-        [create_trial(params=trial.params, distributions=trial.distributions, value=value) for trial, value in trials]
+        [
+            create_trial(params=trial.params, distributions=trial.distributions, values=list(values))
+            for trial, values in trials
+        ]
     )
     asked = view.ask()
     try:

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from autospec.errors import ConfigError
+from autospec.yardsticks import DECISIVE
 
 SAMPLERS = ("tpe", "gp")
-OBJECTIVES = ("tokens_per_second",)
+OBJECTIVES = tuple(DECISIVE)
 _AT_LEAST = {
     "trials": 1,
     "replayed_trials": 1,
@@ -70,7 +71,10 @@ class StudySettings:
         trials: Most configurations measured, the baseline's own trial not counted.
         minutes: Most minutes for everything, confirmation included; 0 is no limit. A trial that has begun is ended,
             and confirmation keeps a minimum, so a small budget can be overrun by those.
-        objective: What is maximised; `tokens_per_second` as log speedup against the interleaved baseline.
+        objective: What is looked for. `tokens_per_second` maximises the log speedup against the interleaved baseline.
+            `p95_inter_token_latency` does the same with the 95th percentile of the gaps between arrivals of tokens,
+            where all tokens of a step arrive at once. `pareto` looks for the front of speed, loss of quality and
+            memory without ending trials early, and takes the fastest that keeps the limits.
         guided: Record and profile first, and begin with what is predicted from these; greedy decoding only.
         replayed_trials: Most configurations that are priced, where the space is not priced whole.
         sampler: `tpe` or `gp`; of a guided study, for what cannot be predicted.
@@ -85,7 +89,8 @@ class StudySettings:
         patience: The search has converged when the best value has not risen by more than the noise for so many
             trials; 0 turns this off.
         max_failures: The search stops when so many configurations have failed.
-        max_memory_bytes: Memory a configuration may take, on a CPU with the whole process; 0 is no limit.
+        max_memory_bytes: Memory a configuration may take, on a CPU with the whole process; 0 is no limit. Under
+            `pareto` it is the footprint, weights and caches of what the configuration itself runs.
         strict: Refuse to go on when the baseline's noise is over 20 %.
         quality: What may be lost for speed; nothing by default.
 

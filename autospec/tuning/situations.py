@@ -20,6 +20,7 @@ from autospec.tuning.events import OnEvent, PhaseStarted, Warned
 from autospec.tuning.finalists import Chosen, measure_all
 from autospec.tuning.measuring import Measurer
 from autospec.tuning.pool import OFF, Pool
+from autospec.yardsticks import SPEED, Yardstick
 
 CHOICE, JUDGEMENT = "situation", "situation_confirm"  # stages of the log
 LEAST_GROUPS = 3  # of which a judgement can be made
@@ -141,6 +142,7 @@ class Situations:
         lengths: Tokens of a prompt.
         seconds_per_prompt: One prompt under plain decoding twice.
         on_event: Told what happens.
+        yardstick: By which configurations are compared.
     """
 
     workload: Workload
@@ -148,6 +150,7 @@ class Situations:
     lengths: Lengths
     seconds_per_prompt: float
     on_event: OnEvent
+    yardstick: Yardstick = SPEED
 
     def judge(self, ranked: Sequence[SpecConfig], seconds: float) -> tuple[SituationRow, ...]:
         """Measure every situation and judge all of them together (Holm).
@@ -213,7 +216,8 @@ class Situations:
         first, *rest = configs
         every = Chosen(first, {str(number): one for number, one in enumerate(rest)})
         with self.measurer.phase(CHOICE):
-            return measure_all(self.measurer, groups, every, stage, repeats=1)
+            measured, failed = measure_all(self.measurer, groups, every, stage, repeats=1)
+        return Pool(measured, self.yardstick), failed
 
     def _has_too_few(self, situation: Situation, groups: Sequence[Prompt], kind: str, least: int) -> bool:
         if len(groups) >= least:

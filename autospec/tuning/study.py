@@ -14,28 +14,22 @@ from dataclasses import dataclass
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from autospec.comparison import NOISE_REPEATS, NOISE_WARNING, noise_action, noise_floor, speedup
+from autospec.comparison import NOISE_REPEATS, NOISE_WARNING, noise_action, noise_floor
 from autospec.config import SpecConfig
 from autospec.errors import ConfigError, MeasurementError
 from autospec.policy import quality_from
 from autospec.records import Measurement
 from autospec.tuning.events import Measured, NoiseMeasured, OnEvent, TrialDone, TrialReport, Warned
+from autospec.tuning.goals import Goal
 from autospec.tuning.guide import Guide
+from autospec.tuning.limits import Limits, gigabytes
 from autospec.tuning.measuring import Measurer, count_repeats
-from autospec.tuning.objective import (
-    Objective,
-    Outcome,
-    gigabytes,
-    is_feasible,
-    peak_memory,
-    reason_of,
-    tell,
-    was_skipped,
-)
+from autospec.tuning.objective import Objective, Outcome, is_feasible, reason_of, tell, was_skipped
 from autospec.tuning.pool import OFF, Leaderboard
 from autospec.tuning.proposing import FINISHED, Proposer
 from autospec.tuning.settings import StudySettings
 from autospec.tuning.space import SearchSpace
+from autospec.yardsticks import YARDSTICKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +40,7 @@ class SearchParts:
         study: The Optuna study.
         space: What may be tried, for the workload's decoding settings.
         settings: Budget and limits.
+        goal: What is looked for.
         measurer: Runner and log.
         board: Empty; the search fills it.
         defaults: Configurations to try first.
@@ -58,6 +53,7 @@ class SearchParts:
     study: optuna.Study
     space: SearchSpace
     settings: StudySettings
+    goal: Goal
     measurer: Measurer
     board: Leaderboard
     defaults: tuple[SpecConfig, ...]
@@ -80,9 +76,10 @@ class Search:
 
     def __init__(self, parts: SearchParts) -> None:
         self._parts, self._study, self._board = parts, parts.study, parts.board
-        self._objective = Objective(parts.measurer, parts.board, parts.settings)
+        self._goal, self._limits = parts.goal, Limits(parts.settings, parts.goal)
+        self._objective = Objective(parts.measurer, parts.board, parts.goal, self._limits)
         self._proposer = Proposer(parts.study, parts.space, parts.settings, parts.board, parts.guide)
-        self._reference, self._improved_at = 0.0, 0
+        self._reference, self._front, self._improved_at = 0.0, set[SpecConfig](), 0
         self.num_trials = 0
         self.noise_floor: float | None = None
 
@@ -172,22 +169,30 @@ class Search:
         self._proposer.tried.add(config)
         if frozen.number == 0:
             self._measure_noise(measurements)
-            self._check_memory(peak_memory(measurements))
+            self._check_memory(measurements)
         else:
             self.num_trials += 1
             if frozen.state == TrialState.COMPLETE and is_feasible(frozen):
                 self._board.enter(config)
         if self._parts.guide is not None:
             self._parts.guide.learn(self._searched())
-        best = self._board.best(self._board.prompts)
-        if best.value > self._reference + self._value_error():
-            self._reference, self._improved_at = best.value, self.num_trials
+        self._note_progress()
         report = self._report(frozen, config, measurements)
         self._parts.on_event(TrialDone(report))
         self._parts.on_trial(report)
 
+    def _note_progress(self) -> None:
+        """Keep when the best has last risen by more than noise, or the front has last got something new."""
+        best, front = self._board.best(self._board.prompts), self._goal.front(self._board.configs, self._searched())
+        if best.value > self._reference + self._value_error():
+            self._reference, self._improved_at = best.value, self.num_trials
+        if not self._front.issuperset(front):
+            self._front.update(front)
+            self._improved_at = self.num_trials
+
     def _measure_noise(self, measurements: list[Measurement]) -> None:
-        self.noise_floor = noise_floor({one.prompt_id: [one.log_speedup] for one in measurements})
+        log_ratio = self._goal.yardstick.log_ratio
+        self.noise_floor = noise_floor({one.prompt_id: [log_ratio(one)] for one in measurements})
         self._objective.noise_floor = self.noise_floor
         self._parts.on_event(NoiseMeasured(self.noise_floor))
         action = noise_action(self.noise_floor)
@@ -203,12 +208,12 @@ class Search:
             )
             self._parts.on_event(Warned(message))
 
-    def _check_memory(self, baseline_bytes: int) -> None:
-        limit = self._parts.settings.max_memory_bytes
-        if 0 < limit < baseline_bytes:
+    def _check_memory(self, baseline: list[Measurement]) -> None:
+        if self._limits.memory_excess(baseline) > 0:
+            taken, limit = self._goal.memory_bytes(baseline), self._limits.max_memory_bytes
             message = (
-                f"plain decoding alone takes {gigabytes(baseline_bytes)}, over `study.max_memory_bytes` of "
-                f"{gigabytes(limit)} (on a CPU the whole process counts): nothing that is tried can be chosen"
+                f"plain decoding alone takes {gigabytes(taken)}, over `study.max_memory_bytes` of {gigabytes(limit)} "
+                f"({self._goal.memory}): nothing that is tried can be chosen"
             )
             self._parts.on_event(Warned(message))
 
@@ -218,9 +223,7 @@ class Search:
 
     def _report(self, frozen: FrozenTrial, config: SpecConfig, measurements: list[Measurement]) -> TrialReport:
         best = self._board.best(self._board.prompts)
-        ratios = self._board.pool.ratios(config, self._board.prompts)
-        if config.is_off:
-            ratios = {one.prompt_id: [one.log_speedup] for one in measurements}
+        known = measurements if config.is_off else [one for one in self._searched() if one.config == config]
         is_failed = frozen.constraints.get("failed", 0.0) > 0.0
         return TrialReport(
             number=frozen.number,
@@ -228,11 +231,12 @@ class Search:
             state="failed" if is_failed else frozen.state.name.lower(),
             params=dict(frozen.params),
             measurements=tuple(measurements),
-            speedup=speedup(ratios) if ratios else None,
+            estimates={one.name: ratio for one in YARDSTICKS if (ratio := one.estimate(known)) is not None},
             repeat=count_repeats(self._parts.measurer.log, config, frozen.number),
             reason=reason_of(frozen),
             best_config=best.config,
-            best_speedup=math.exp(best.value),
+            yardstick=self._goal.yardstick,
+            best_ratio=math.exp(best.value),
             num_trials=self.num_trials,
             quality=quality_from(measurements) if measurements else None,
         )

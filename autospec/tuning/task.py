@@ -14,6 +14,7 @@ from autospec.errors import ConfigError
 from autospec.records import Prompt, Workload
 from autospec.runners.base import Runner
 from autospec.tuning.events import OnEvent, Tracker
+from autospec.tuning.goals import GOALS, Goal
 from autospec.tuning.settings import StudySettings
 from autospec.tuning.space import SearchSpace
 
@@ -47,7 +48,7 @@ class Task:
 
     Raises:
         ConfigError: The space names drafters the decoder has not or leaves nothing to try under the workload's
-            decoding, or the workload lacks prompts.
+            decoding, or the workload lacks prompts, or tokens that the objective compares.
     """
 
     decoder: SpeculativeDecoder
@@ -65,6 +66,12 @@ class Task:
     hardware: HardwareProfile | Path | None = None
 
     def __post_init__(self) -> None:
+        least, num_new = self.goal.yardstick.least_new_tokens, self.workload.max_new_tokens
+        if num_new < least:
+            raise ConfigError(
+                f"`study.objective={self.settings.objective}` needs `max_new_tokens >= {least}`, but the workload has "
+                f"{num_new}"
+            )
         self.space.check(self.decoder.drafters, self.settings.quality.allows_lossy)
         self.space.under(self.workload.sampling)
         if not self.workload.tune or not self.workload.held_out:
@@ -73,6 +80,11 @@ class Task:
                 f"a workload must have tune and held-out prompts, but {self.workload.name!r} has {num_tune} and "
                 f"{num_held_out}"
             )
+
+    @property
+    def goal(self) -> Goal:
+        """What is looked for."""
+        return GOALS[self.settings.objective]
 
     def identity(self) -> dict[str, Any]:
         """Return what must be the same for a run to be gone on with."""

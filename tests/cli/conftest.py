@@ -19,7 +19,8 @@ from autospec.records import Measurement, Prompt, StepStats
 from autospec.tuning import StudyPlan, StudySettings, TuningResult
 from autospec.tuning.confirm import Confirmation, CrossCheck
 from autospec.tuning.confirm import Row as ConfirmedRow
-from autospec.tuning.result import Throughput, TokenIdentity
+from autospec.tuning.result import Comparison, Latency, Throughput, TokenIdentity
+from autospec.yardsticks import LATENCY, SPEED
 
 DRAFT4 = SpecConfig(drafter="draft", draft_length=4)
 NGRAM8 = SpecConfig(drafter="ngram", draft_length=8)
@@ -152,20 +153,30 @@ def result(policy: Policy, prompts: tuple[Prompt, ...]) -> TuningResult:
         name: ConfirmedRow(config, Estimate(ratio, ratio - 0.5, ratio + 0.5, 3))
         for name, (config, ratio) in chosen.items()
     }
+    speed = Comparison(
+        SPEED,
+        Estimate(2.83, 2.5, 3.2, 6),
+        {name: row.ratio for name, row in rows.items()},
+        Estimate(1.9, 1.7, 2.1, 6),
+    )
+    waits = Estimate(0.8, 0.7, 0.9, 6)
     return TuningResult(
+        objective="tokens_per_second",
         policy=policy,
         measurements=measurements,
         stop_reason="trials",
         finished=True,
         confirmation=Confirmation(
-            speedup=Estimate(2.83, 2.5, 3.2, 6),
+            ratio=Estimate(2.83, 2.5, 3.2, 6),
             overall=ConfirmedRow(DRAFT4, Estimate(1.9, 1.7, 2.1, 6)),
             categories=rows,
             claims={},
             cross_checks=(CrossCheck("talk", NGRAM8, "code", DRAFT4, Estimate(1.5, 1.2, 1.9, 3)),),
         ),
+        comparisons=(speed, Comparison(LATENCY, waits, dict.fromkeys(rows, waits), waits)),
         decode_speedup=Estimate(3.0, 2.6, 3.4, 6),
         throughput=Throughput(10.0, 26.7),
+        latency=Latency(0.004, 0.005),
         identity=TokenIdentity(6, 60, 1, 0),
         noise_floor=0.021,
         num_live_trials=9,
@@ -180,7 +191,7 @@ def off_result(result: TuningResult, policy: Policy) -> TuningResult:
     none = Estimate(1.0, 1.0, 1.0, 3)
     rows = {name: ConfirmedRow(OFF, none) for name in ("code", "talk")}
     confirmation = replace(
-        result.confirmation, speedup=none, overall=ConfirmedRow(OFF, none), categories=rows, cross_checks=()
+        result.confirmation, ratio=none, overall=ConfirmedRow(OFF, none), categories=rows, cross_checks=()
     )
     return replace(result, policy=replace(policy, rows=(Row(OFF),)), confirmation=confirmation)
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,9 @@ from autospec.records import Measurement, Prompt
 from autospec.tuning import StudyPlan, TrialReport, TuningResult
 from autospec.tuning.events import Measured, NoiseMeasured, PhaseStarted, PlanMade, TrialDone, Warned
 from autospec.tuning.log import Failure
+from autospec.tuning.pareto import ParetoRow
 from autospec.tuning.result import TokenIdentity
+from autospec.yardsticks import LATENCY
 
 DRAFT4 = SpecConfig(drafter="draft", draft_length=4)
 
@@ -31,11 +34,11 @@ def report(measurement: Callable[..., Measurement], prompts: tuple[Prompt, ...])
         state="pruned",
         params={},
         measurements=[measurement(DRAFT4, prompt, 1.5, "search") for prompt in prompts],
-        speedup=Estimate(1.5, 1.4, 1.61, 6),
+        estimates={"speedup": Estimate(1.5, 1.4, 1.61, 6), "p95_latency_ratio": Estimate(0.8, 0.7, 0.9, 6)},
         repeat=0,
         reason="decided after 6 prompts",
         best_config=SpecConfig(drafter="ngram", draft_length=8),
-        best_speedup=1.75,
+        best_ratio=1.75,
         num_trials=3,
     )
 
@@ -57,6 +60,7 @@ def test_the_plan_names_models_device_space_trials_and_the_arithmetic(plan: Stud
         "cpu, float32: A Processor, 2 cores, 2 threads",
         "pocket (code, talk), greedy, 48 new tokens",
         "1,234 configurations",
+        "objective   tokens_per_second",
         "up to 30, sampler tpe, seed 0",
         "0.50 s for a prompt with its baseline x 12 prompts = 6.0 s a trial at most",
         "search 3.0 min at most (30 trials and the baseline's: 3.1 min)",
@@ -101,7 +105,7 @@ def test_the_baselines_own_trial_and_repeats_are_marked(report: TrialReport) -> 
     assert trial_line(baseline, 30).strip().startswith("baseline")
     assert trial_line(baseline, 30).endswith("best off")
     assert "draft x4 exact (again, 2)" in trial_line(replace(report, repeat=1), 30)
-    assert trial_line(replace(report, speedup=None), 30).split("tok/s")[1].split()[0] == "-"
+    assert trial_line(replace(report, estimates={}), 30).split("tok/s")[1].split()[0] == "-"
 
 
 def test_a_study_is_told_in_plain_lines_where_there_is_no_terminal(
@@ -159,6 +163,52 @@ def test_the_summary_shows_figures_by_category_and_what_the_policy_holds(result:
     assert "6 of 6 outputs" in text
     assert "noise of one timing 2.1%; 9 trials" in text
     assert lines[-1] == f"policy: {tmp_path / 'policy.json'}"
+
+
+def test_the_summary_shows_what_did_not_decide_beside_what_did(result: TuningResult, tmp_path: Path) -> None:
+    text = "\n".join(summary_lines(result, tmp_path))
+    assert "looked for: tokens_per_second" in text
+    assert "p95 inter-token latency: 4.00 -> 5.00 ms, by prompt 0.80x [0.70, 0.90]" in text
+    assert "did not decide" not in text
+    assert "memory" not in text
+    other = replace(result, objective="p95_inter_token_latency")
+    text = "\n".join(summary_lines(other, tmp_path))
+    assert "looked for: p95_inter_token_latency" in text
+    assert re.search(r"p95 latency ratio +verdict", text)
+    assert "speedup, which did not decide: 2.83x [2.50, 3.20]" in text
+
+
+def test_the_summary_of_a_front_shows_every_member(result: TuningResult, tmp_path: Path) -> None:
+    rows = (
+        ParetoRow("held-out", DRAFT4, Estimate(1.9, 1.7, 2.1, 6), None, True, 26_600_000),
+        ParetoRow("held-out", SpecConfig(), Estimate(1.0, 1.0, 1.0, 6), None, True, 24_400_000),
+    )
+    lines = list(summary_lines(replace(result, objective="pareto", pareto=rows), tmp_path))
+    start = lines.index(
+        "speed, quality and memory: what nothing else beats in all of them (figures of tune prompts flatter)"
+    )
+    assert lines[start + 3].split() == [
+        "held-out",
+        "6",
+        "1.90x",
+        "[1.70,",
+        "2.10]",
+        "none",
+        "26.6",
+        "MB",
+        "yes",
+        "draft",
+        "x4",
+        "exact",
+    ]
+    assert lines[start + 4].split()[5:8] == ["none", "24.4", "MB"]
+
+
+def test_a_trial_that_speed_does_not_decide_shows_both(report: TrialReport) -> None:
+    line = trial_line(replace(report, yardstick=LATENCY), 30)
+    assert "1.50x [1.40, 1.61]" in line
+    assert "p95 latency ratio 0.80x [0.70, 0.90]" in line
+    assert "p95" not in trial_line(report, 30)
 
 
 def test_the_summary_of_off_says_so(off_result: TuningResult, tmp_path: Path) -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from autospec.config import SpecConfig
 from autospec.cost_model import Prediction, Predictor, cross_validate
+from autospec.cost_model.steps import p95_by_prompt
 from autospec.engine.decoder import SpeculativeDecoder
 from autospec.errors import MeasurementError
 from autospec.profiling import HardwareProfile
-from autospec.records import Measurement
+from autospec.records import Measurement, StepStats, p95
 from autospec.replay import RecordedPrompt, Simulator, Trace
+from autospec.yardsticks import LATENCY, SPEED
 
 NUM_NEW = 24
 TOLERANCE = 0.003  # contexts are counted at the middle of an output
@@ -65,6 +68,63 @@ def test_six_configurations_are_ranked_as_the_counts_of_live_runs_rank_them(
     for first, second in told_apart:
         ahead = known(predictor, first).log_speedup > known(predictor, second).log_speedup
         assert ahead == (live[first] > live[second]), (first, second)
+
+
+def test_a_latency_is_that_of_the_longest_steps(predictor: Predictor, pair: SpeculativeDecoder) -> None:
+    """By hand, a step that drafts two tokens takes at most 10.5 + 3 for the target, 2 for drafts, 0.125 more.
+
+    The first takes 2.0 more, but is one among a dozen and counts for little; the last ones may have no room to draft.
+    """
+    chain, one = known(predictor, SpecConfig("draft", 2)), known(predictor, SpecConfig("draft", 1))
+    lengths = predictor._lengths
+    plain = 11.5 + (lengths + 0.95 * (NUM_NEW - 2)) / 100
+    for price, step in ((chain, 15.625), (one, 13.625)):
+        gaps = step + (lengths + 0.95 * (NUM_NEW - 2)) / 100
+        expected = np.log(plain / gaps)
+        assert (np.abs(price.log_latency_ratios - expected) < 0.09).all()
+        assert (price.log_latency_ratios <= expected + 0.01).all()
+    assert price.log_ratios is price.log_speedups
+
+
+def test_by_latency_longer_drafts_are_worse_however_fast_they_are(trace: Trace, by_hand: HardwareProfile) -> None:
+    by_speed, by_latency = (Predictor(Simulator(trace), by_hand, one) for one in (SPEED, LATENCY))
+    lengths = (1, 2, 4, 8)
+    assert by_latency.yardstick is LATENCY
+    ratios = [known(by_latency, SpecConfig("draft", one)).log_ratio for one in lengths]
+    assert ratios == sorted(ratios, reverse=True)
+    assert max(ratios) < 0.0
+    speeds = [known(by_latency, SpecConfig("draft", one)).log_speedup for one in lengths]
+    assert speeds == [known(by_speed, SpecConfig("draft", one)).log_ratio for one in lengths]
+    assert known(by_latency, SpecConfig()).log_ratio == 0.0
+
+
+def test_a_correction_by_latency_leaves_speeds_alone(
+    trace: Trace, by_hand: HardwareProfile, measured: Callable[..., Measurement]
+) -> None:
+    predictor, config = Predictor(Simulator(trace), by_hand, LATENCY), CONFIGS[1]
+    before = known(predictor, config)
+    taught = [
+        replace(
+            measured(config, name, 3.0),
+            baseline_gap_seconds=(1.0,),
+            stats=StepStats(gap_seconds=[math.exp(0.2 - before.log_ratios[row])]),
+        )
+        for row, name in enumerate(predictor.prompt_ids)
+    ]
+    predictor.correct(taught)
+    after = known(predictor, config)
+    assert -0.2 < after.log_ratio - before.log_ratio < -0.15
+    assert after.log_speedups.tolist() == before.log_speedups.tolist()
+
+
+def test_the_95th_percentile_of_every_prompt() -> None:
+    rng = np.random.default_rng(1)
+    prompts, gaps = rng.integers(0, 5, size=60), rng.lognormal(size=60)
+    prompts[prompts == 3] = 4  # the fourth has none
+    found = p95_by_prompt(gaps, prompts, 6)
+    for row in range(6):
+        own = gaps[prompts == row].tolist()
+        assert found[row] == pytest.approx(p95(own) if own else 0.0)
 
 
 def test_speculation_off_is_plain_decoding_whatever_was_learnt(

@@ -192,8 +192,8 @@ def test_unknown_fields_are_refused_with_the_nearest_name(policy, write):
 
 
 def test_a_newer_schema_version_is_named_before_anything_else(policy, write):
-    document = {**policy.to_json(), "schema_version": 4, "colour": "blue"}
-    with pytest.raises(PolicyError, match="schema version 4 needs a newer autospec; this one reads up to 3"):
+    document = {**policy.to_json(), "schema_version": 5, "colour": "blue"}
+    with pytest.raises(PolicyError, match="schema version 5 needs a newer autospec; this one reads up to 4"):
         load_policy(write(document))
 
 
@@ -227,7 +227,7 @@ def test_a_missing_file_and_binary_content_are_policy_errors(tmp_path):
         load_policy(tmp_path / "binary.json")
 
 
-@pytest.mark.parametrize("version", [0, 1, 2])
+@pytest.mark.parametrize("version", [0, 1, 2, 3])
 def test_every_older_schema_version_still_loads(version):
     with warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always")
@@ -245,6 +245,7 @@ def test_every_older_schema_version_still_loads(version):
     assert overall.quality == Quality(144, 0, "identical")
     assert policy.tokenizer is None
     assert overall.speedup == Estimate(1.62, 1.51, 1.74, 72)
+    assert (overall.objective, overall.p95_latency_ratio) == ("tokens_per_second", None)
     assert policy.target == ModelSource("pocket/target", None, None)
 
 
@@ -252,7 +253,7 @@ def test_an_older_policy_is_saved_in_the_schema_version_of_today(tmp_path):
     with pytest.warns(AutospecWarning):
         policy = load_policy(ASSETS / "version_1.json")
     policy.save(tmp_path / "policy.json")
-    assert json.loads((tmp_path / "policy.json").read_text())["schema_version"] == 3
+    assert json.loads((tmp_path / "policy.json").read_text())["schema_version"] == 4
 
 
 def test_a_policy_that_pretends_to_be_older_than_checksums_cannot_be_verified_and_says_so(policy, write):

@@ -18,6 +18,7 @@ from autospec.report.figures import (
     speed_by_draft_length,
 )
 from autospec.report.run import read_run
+from autospec.report.tradeoffs import front, speed_and_latency
 
 OFF = SpecConfig()
 PROMPTS = ("a1", "b1", "c1", "a2")
@@ -168,4 +169,63 @@ def test_what_was_predicted_is_drawn_against_what_was_measured_on_the_same_promp
 def test_predictions_that_cannot_be_read_are_told_of(folder) -> None:
     (folder / "predictions.json").write_text("{}")
     with pytest.raises(MeasurementError, match="a run must hold readable predictions"):
+        read_run(folder)
+
+
+def rewrite(folder: Path, objective: str, gap: float | None) -> None:
+    """Say what was looked for, and give every measurement gaps: 0.1 s plain, `gap` for each draft token else."""
+    path = folder / "measurements.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        if row.get("decision") == "identity":
+            row["value"]["settings"] = {"objective": objective}
+        elif "stats" in row and gap is not None:
+            row["stats"]["gap_seconds"] = [gap * row["config"].get("draft_length", 0) or 0.1] * 3
+            row["baseline_gap_seconds"] = [0.1] * 3
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_the_history_shows_what_decided(folder):
+    rewrite(folder, "p95_inter_token_latency", 0.1)
+    run = read_run(folder)
+    assert run.objective == "p95_inter_token_latency"
+    # drafts of 3, 12 and 8 tokens wait so many times longer; of the complete ones the first is the best
+    assert [trial.ratio and trial.ratio.value for trial in run.trials] == [
+        pytest.approx(1 / 3), pytest.approx(1 / 12), None, pytest.approx(1 / 8),
+    ]  # fmt: skip
+    figure = optimisation_history(run)
+    assert "P95 latency ratio of each trial" in texts(figure)
+    assert "looked for: p95_inter_token_latency; best: trial 1, " in texts(figure)
+    assert figure.axes[0].get_ylabel() == "p95 latency ratio over plain decoding"
+
+
+def test_latency_is_drawn_over_speed_where_it_is_known(folder):
+    assert speed_and_latency(read_run(folder)) is None
+    rewrite(folder, "tokens_per_second", 0.05)
+    figure = speed_and_latency(read_run(folder))
+    points = [point for line in lines_of(figure.axes[0], 1) for point in line]
+    assert points == [pytest.approx(point) for point in ((2.0, 1 / 1.5), (0.5, 1 / 6), (4.0, 1 / 4))]
+
+
+def test_a_front_is_read_from_the_result_and_drawn_by_memory(folder):
+    assert front(read_run(folder)) is None
+    speed = {"value": 2.0, "low": 1.5, "high": 2.5, "num_prompts": 4}
+    whole = {"stage": "tune", "config": draft(3).to_json(), "speedup": speed, "loss": 0.0, "memory_bytes": 3_000_000}
+    least = {**whole, "config": OFF.to_json(), "speedup": {**speed, "value": 1.5}, "memory_bytes": 1_000_000}
+    rows = [whole, least, {**whole, "stage": "held-out", "loss": 0.1}]
+    (folder / "result.json").write_text(json.dumps({"objective": "pareto", "pareto": rows}))
+    figure = front(read_run(folder))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["tune prompts", "held-out prompts"]
+    drawn = [sorted(point for line in lines_of(axes, 1) for point in line) for axes in figure.axes]
+    assert drawn == [[(1.0, 1.5), (3.0, 2.0)], [(3.0, 2.0)]]
+    (hollow,) = [line for line in figure.axes[1].lines if line.get_marker() == "o"]
+    assert hollow.get_markerfacecolor() == "white"
+    assert "off" in texts(figure)
+    (folder / "result.json").write_text(json.dumps({"objective": "tokens_per_second", "pareto": rows}))
+    assert front(read_run(folder)) is None
+
+
+def test_a_result_that_cannot_be_read_is_said(folder):
+    (folder / "result.json").write_text('{"objective": "pareto", "pareto": [{}]}')
+    with pytest.raises(MeasurementError, match="readable result"):
         read_run(folder)

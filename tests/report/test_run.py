@@ -22,7 +22,7 @@ def test_trials_are_rebuilt_from_measurements(write_run):
     )
     run = read_run(folder)
     assert [(trial.number, trial.state) for trial in run.trials] == [(1, "complete"), (2, "pruned"), (3, "failed")]
-    speeds = [trial.speedup for trial in run.trials]
+    speeds = [trial.ratio for trial in run.trials]
     assert speeds[0] is not None
     assert speeds[0].value == pytest.approx(2.0)
     assert speeds[1] is not None

@@ -32,6 +32,8 @@ class FakeDecoder:
     gc_was_on: list[bool] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        needs = SimpleNamespace(target_slots=lambda config: 0)
+        self.drafters = {"draft": SimpleNamespace(needs=needs), "ngram": SimpleNamespace(needs=needs)}
         self.target = SimpleNamespace(
             device=torch.device("cpu"), dtype=self.dtype, eos_token_ids=frozenset(), forward=self.forward
         )
@@ -216,7 +218,7 @@ def test_the_quality_of_a_lossy_rule_is_read_outside_the_timed_regions_and_of_no
     assert one.quality is not None
     assert one.quality.log_prob == pytest.approx(-math.log(16))
     assert (one.quality.loss, one.quality.agreement, one.quality.baseline_agreement) == (0.0, 0.25, 0.0)
-    assert decoder.gc_was_on == [True, True, False, False, True, True]  # warm-up, timed, the two readings
+    assert decoder.gc_was_on == [True, True, False, False, True, True, True]  # warm-up, timed, footprint, two readings
     assert measure(runner_of(FakeDecoder())).quality is None
 
 
@@ -269,7 +271,7 @@ def test_a_bug_is_not_taken_for_a_failed_configuration():
 def test_the_garbage_collector_pauses_only_while_the_clock_runs():
     decoder = FakeDecoder()
     measure(runner_of(decoder))
-    assert decoder.gc_was_on == [True, True, False, False]  # two warm-ups, two timed calls
+    assert decoder.gc_was_on == [True, True, False, False, True]  # two warm-ups, two timed calls, the footprint's
     assert gc.isenabled()
     with pytest.raises(KeyError):
         measure(runner_of(FakeDecoder(failure=KeyError("bug"))))
@@ -304,6 +306,29 @@ def test_measuring_twice_gives_the_same_acceptance(tiny: Any, config: SpecConfig
     counts = [(one.stats.num_steps, one.stats.num_drafted, one.stats.num_accepted) for one in (first, second)]
     assert counts[0] == counts[1]
     assert 0 < first.baseline_prefill_seconds < first.baseline_seconds
+
+
+def test_gaps_are_kept_of_both_sides(tiny: Any) -> None:
+    one = measure(LiveRunner(tiny, SamplingParams(), 24), SpecConfig("draft", 3))
+    assert len(one.stats.gap_seconds) == one.stats.num_steps
+    assert len(one.baseline_gap_seconds) == 23  # one for each token behind the prefill's
+    assert 0.0 < sum(one.baseline_gap_seconds) < one.baseline_seconds
+    assert 0.0 < sum(one.stats.gap_seconds) < one.seconds
+
+
+def test_a_footprint_is_weights_and_caches_of_what_a_configuration_names(tiny: Any) -> None:
+    """Both models are the same one, so that the drafter adds its cache alone; a lookup adds nothing."""
+    runner = LiveRunner(tiny, SamplingParams(), 24)
+    weights = sum(one.nbytes for one in tiny.target.model.parameters())
+    token = 2 * 2 * 16 * 4  # keys and values of 2 layers, 16 wide, in float32
+    room = 5 + 24
+    assert measure(runner, OFF).footprint_bytes == weights + token * room
+    assert measure(runner, SpecConfig("ngram", 6)).footprint_bytes == weights + token * room
+    assert measure(runner, SpecConfig("draft", 3)).baseline_footprint_bytes == weights + token * room
+    tree = SpecConfig("draft", 3, tree_shape="best_first", tree_width=2, tree_nodes=6)
+    chain, branching = (measure(runner, config).footprint_bytes for config in (SpecConfig("draft", 3), tree))
+    assert chain >= weights + 2 * token * room
+    assert branching >= chain + token * 6  # nodes beside the path need room in the target's cache
 
 
 def test_a_scorer_is_tried_on_plain_decoding_beforehand() -> None:

@@ -18,6 +18,7 @@ from autospec.errors import AutospecWarning, TrackingError
 from autospec.policy import Quality
 from autospec.records import Measurement, StepStats
 from autospec.tracking import LocalStore, MlflowTracker, server_command
+from autospec.yardsticks import LATENCY, SPEED
 
 DRAFT = SpecConfig(drafter="draft", draft_length=3, stop_rule="confidence", stop_threshold=0.3)
 
@@ -91,9 +92,10 @@ def report(number: int, state: str = "complete", reason: str = "", config: SpecC
         config=config,
         state=state,
         measurements=measurements,
-        speedup=None if state == "failed" else Estimate(2.83, 0.0, float("inf"), 2),
+        estimates={} if state == "failed" else {"speedup": Estimate(2.83, 0.0, float("inf"), 2)},
         reason=reason,
-        best_speedup=2.83,
+        best_ratio=2.83,
+        yardstick=SPEED,
         quality=Quality(0, 0, "not compared", loss=Bound(0.02, 0.04, 2), agreement=Bound(0.9, -float("inf"), 1)),
         tokens_per_second=20 / 0.75 if measurements else 0.0,
         baseline_tokens_per_second=10.0 if measurements else 0.0,
@@ -104,6 +106,7 @@ def result() -> SimpleNamespace:
     return SimpleNamespace(
         speedup=Estimate(1.5, 1.4, 1.6, 24),
         decode_speedup=Estimate(1.7, 1.6, 1.8, 24),
+        by=lambda yardstick: SimpleNamespace(ratio={LATENCY: Estimate(0.8, 0.7, 0.9, 24)}[yardstick]),
         categories={"docs (old)": Estimate(1.2, 1.1, 1.3, 12), "edit": Estimate(2.0, 0.0, float("inf"), 1)},
         throughput=SimpleNamespace(tokens_per_second=60.0, baseline_tokens_per_second=40.0),
         noise_floor=0.04,
@@ -206,6 +209,7 @@ def test_the_result_and_its_files_end_the_parent_run(tracker, client, output_dir
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["autospec.stop_reason"] == "trials"
     assert parent.data.metrics["speedup_low"] == 1.4
+    assert parent.data.metrics["p95_latency_ratio"] == 0.8
     assert parent.data.metrics["tokens_per_second"] == 60.0
     assert parent.data.metrics["docs _old_.speedup"] == 1.2
     assert "edit.speedup_high" not in parent.data.metrics  # infinite

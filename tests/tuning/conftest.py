@@ -21,6 +21,8 @@ from autospec.tuning.settings import StudySettings
 from autospec.tuning.space import SearchSpace
 from autospec.tuning.task import Task
 
+PLAIN_GAP, NUM_GAPS, TARGET_BYTES = 0.005, 20, 24
+DRAFTER_BYTES = {"draft": 3}  # of a drafter that has weights
 Speed = Callable[[SpecConfig, str], float]  # configuration and category to speedup
 
 
@@ -33,9 +35,13 @@ def peak(config: SpecConfig, category: str) -> float:
 
 @dataclass
 class FakeRunner:
-    """Measures nothing: seconds come from planted speeds. Same arguments, same measurement, in any process."""
+    """Measures nothing: seconds come from planted speeds. Same arguments, same measurement, in any process.
+
+    Gaps are 5 ms under plain decoding; `gaps` says what they are under a drafter, 1 % longer for each draft token.
+    """
 
     speed: Speed = peak
+    gaps: dict[str, float] = field(default_factory=dict)
     noise: float = 0.01
     prompt_spread: float = 0.05
     failures: dict[str, Exception] = field(default_factory=dict)
@@ -61,6 +67,10 @@ class FakeRunner:
         stats = StepStats(
             num_steps=20, num_drafted=80, num_accepted=27, num_new_tokens=48, num_step_tokens=47, total_seconds=seconds
         )
+        jitter = self._rng(config.config_hash, prompt.prompt_id, stage, str(repeat), "gaps")
+        jitter = jitter.lognormal(0.0, self.noise, (2, NUM_GAPS))
+        gap = self.gaps.get(config.drafter, PLAIN_GAP) * (1.0 + 0.01 * config.draft_length)
+        stats.gap_seconds = (gap * jitter[0]).round(6).tolist()
         return Measurement(
             config=config,
             prompt_id=prompt.prompt_id,
@@ -77,6 +87,9 @@ class FakeRunner:
             stats=stats,
             identical=True,
             peak_memory_bytes=1000 * max(1, config.draft_length),
+            baseline_gap_seconds=tuple((PLAIN_GAP * jitter[1]).round(6).tolist()),
+            footprint_bytes=TARGET_BYTES + sum(DRAFTER_BYTES.get(name, 0) for name in config.drafter_names),
+            baseline_footprint_bytes=TARGET_BYTES,
         )
 
     def _rng(self, *words: str) -> np.random.Generator:

@@ -40,9 +40,9 @@ def test_all_claims_stand(prompts: tuple[Prompt, ...]):
     assert result.config_of("prose") == DRAFT
     assert result.config_of("unknown") == DRAFT
     # policy: 8 prompts at 0.8 and 8 at 0.5, so exp(0.65)
-    assert result.speedup.value == pytest.approx(1.9155, abs=1e-4)
-    assert result.overall.speedup.value == pytest.approx(1.4918, abs=1e-4)
-    assert result.categories["code"].speedup.value == pytest.approx(2.2255, abs=1e-4)
+    assert result.ratio.value == pytest.approx(1.9155, abs=1e-4)
+    assert result.overall.ratio.value == pytest.approx(1.4918, abs=1e-4)
+    assert result.categories["code"].ratio.value == pytest.approx(2.2255, abs=1e-4)
     assert len(result.claims) == 6
 
 
@@ -61,7 +61,7 @@ def test_an_own_configuration_that_does_not_beat_the_overall_one_falls_back_to_i
     pool = pool_of(prompts, {DRAFT: {"code": 0.5, "prose": 0.5}, NGRAM: {"code": 0.45, "prose": 0.0}})
     result = confirm(Chosen(DRAFT, {"code": NGRAM}), pool, prompts)
     assert result.config_of("code") == DRAFT
-    assert result.speedup.value == pytest.approx(1.6487, abs=1e-4)  # of what is left, not of what was chosen
+    assert result.ratio.value == pytest.approx(1.6487, abs=1e-4)  # of what is left, not of what was chosen
 
 
 def test_a_category_that_gains_nothing_is_off(prompts: tuple[Prompt, ...]):
@@ -69,8 +69,8 @@ def test_a_category_that_gains_nothing_is_off(prompts: tuple[Prompt, ...]):
     result = confirm(Chosen(DRAFT), pool, prompts)
     assert result.overall.config == DRAFT
     assert result.config_of("prose") == OFF
-    assert result.categories["prose"].speedup == Estimate(1.0, 1.0, 1.0, 8)
-    assert result.speedup.value == pytest.approx(1.5683, abs=1e-4)  # half of the prompts at 0.9, half off
+    assert result.categories["prose"].ratio == Estimate(1.0, 1.0, 1.0, 8)
+    assert result.ratio.value == pytest.approx(1.5683, abs=1e-4)  # half of the prompts at 0.9, half off
 
 
 def test_nothing_stands_where_nothing_is_faster(prompts: tuple[Prompt, ...]):
@@ -78,7 +78,7 @@ def test_nothing_stands_where_nothing_is_faster(prompts: tuple[Prompt, ...]):
     result = confirm(Chosen(DRAFT), pool, prompts)
     assert result.overall.config == OFF
     assert {row.config for row in result.categories.values()} == {OFF}
-    assert result.speedup == Estimate(1.0, 1.0, 1.0, 16)
+    assert result.ratio == Estimate(1.0, 1.0, 1.0, 16)
 
 
 def test_a_configuration_that_is_good_for_one_category_only_stands_there(prompts: tuple[Prompt, ...]):
@@ -110,12 +110,12 @@ def test_one_category_makes_one_claim(fakes: SimpleNamespace):
     result = confirm(Chosen(DRAFT), pool_of(prompts, {DRAFT: {"one": 0.3}}), prompts)
     assert set(result.claims) == {"overall configuration"}
     assert result.categories["one"] == result.overall
-    assert result.speedup == result.overall.speedup
+    assert result.ratio == result.overall.ratio
 
 
 def test_without_anything_chosen_nothing_is_claimed(prompts: tuple[Prompt, ...]):
     result = confirm(Chosen(), Pool(), prompts)
-    assert result.speedup == Estimate(1.0, 1.0, 1.0, 0)
+    assert result.ratio == Estimate(1.0, 1.0, 1.0, 0)
     assert result.claims == {}
     assert result.cross_checks == ()
 
@@ -128,8 +128,8 @@ def test_the_bootstrap_stands_beside_every_interval_at_its_level(prompts: tuple[
     assert result.categories["code"].bootstrap == bootstrap_interval(pool.ratios(NGRAM, code), level)
     assert result.overall.bootstrap == result.claims["overall configuration"].bootstrap
     assert result.bootstrap == result.claims["policy"].bootstrap
-    assert result.bootstrap.value == pytest.approx(result.speedup.value)
-    assert result.bootstrap.low == pytest.approx(result.speedup.low, rel=0.05)
+    assert result.bootstrap.value == pytest.approx(result.ratio.value)
+    assert result.bootstrap.low == pytest.approx(result.ratio.low, rel=0.05)
     assert result.disputes() == []
 
 

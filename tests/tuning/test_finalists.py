@@ -61,8 +61,8 @@ def test_finalists_are_the_best_of_all_and_of_each_category(fakes: SimpleNamespa
 def test_a_category_gets_its_own_only_where_it_beats_the_overall_one(fakes: SimpleNamespace, measurer: Measurer):
     prompts = fakes.make_workload(per_category=6).tune
     finalists = Finalists((DRAFT, SLOW), {"code": (NGRAM, DRAFT), "prose": (DRAFT, SLOW)})
-    pool, failed = measure_all(measurer, prompts, finalists, "finalist", 1)
-    chosen = choose(finalists, pool, prompts, failed)
+    measured, failed = measure_all(measurer, prompts, finalists, "finalist", 1)
+    chosen = choose(finalists, Pool(measured), prompts, failed)
     assert chosen == Chosen(DRAFT, {"code": NGRAM})
     assert Chosen.from_json(chosen.to_json()) == chosen
     assert chosen.of_category("prose") == DRAFT
@@ -84,8 +84,8 @@ def test_off_where_nothing_pays_on_fresh_prompts(fakes: SimpleNamespace, log: Me
     measurer = Measurer(runner, log, lambda event: None, runner.now)
     prompts = fakes.make_workload(per_category=4).tune
     finalists = Finalists((DRAFT,), {"code": (NGRAM,), "prose": (DRAFT,)})
-    pool, failed = measure_all(measurer, prompts, finalists, "finalist", 1)
-    assert choose(finalists, pool, prompts, failed) == Chosen(OFF, {})
+    measured, failed = measure_all(measurer, prompts, finalists, "finalist", 1)
+    assert choose(finalists, Pool(measured), prompts, failed) == Chosen(OFF, {})
 
 
 def test_what_fails_now_is_not_chosen(fakes: SimpleNamespace, log: MeasurementLog):
@@ -93,10 +93,10 @@ def test_what_fails_now_is_not_chosen(fakes: SimpleNamespace, log: MeasurementLo
     measurer = Measurer(runner, log, lambda event: None, runner.now)
     prompts = fakes.make_workload(per_category=4).tune
     finalists = Finalists((NGRAM, DRAFT), {"code": (NGRAM,), "prose": (DRAFT,)})
-    pool, failed = measure_all(measurer, prompts, finalists, "finalist", 2)
+    measured, failed = measure_all(measurer, prompts, finalists, "finalist", 2)
     assert failed == {NGRAM}
     assert [failure.reason for failure in log.failures] == ["MeasurementError: out of memory"]
-    assert choose(finalists, pool, prompts, failed).overall == DRAFT
+    assert choose(finalists, Pool(measured), prompts, failed).overall == DRAFT
     assert Chosen(NGRAM, {"code": DRAFT, "prose": NGRAM}).without(failed) == Chosen(OFF, {"code": DRAFT})
 
 

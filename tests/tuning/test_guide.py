@@ -18,6 +18,7 @@ from autospec.tuning.replaying import is_priced_whole, replay_study
 from autospec.tuning.run import run_task
 from autospec.tuning.settings import StudySettings
 from autospec.tuning.space import SearchSpace
+from autospec.yardsticks import SPEED
 
 NOTHING = np.zeros(0)
 Values = Callable[[SpecConfig], Sequence[float] | None]
@@ -28,7 +29,7 @@ class Planted:
 
     def __init__(self, values: Values, categories: tuple[str, ...] = ("code", "prose"), spread: float = 0.0) -> None:
         self.values, self.categories, self.spread = values, categories, spread
-        self.shift, self.taught, self.prompt_ids = 0.0, list[Measurement](), ()
+        self.shift, self.taught, self.prompt_ids, self.yardstick = 0.0, list[Measurement](), (), SPEED
 
     def uncorrected(self, config: SpecConfig) -> Prediction | None:
         values = self.values(config)
@@ -177,3 +178,10 @@ def test_a_guided_study_that_is_resumed_goes_the_same_way(fakes: SimpleNamespace
     assert not run_task(fakes.make_task(tmp_path / "cut", first, trials=20, prepare=guided(fakes, 0.1))).finished
     assert run_task(fakes.make_task(tmp_path / "cut", second, trials=20, prepare=guided(fakes, 0.1))).finished
     assert [*first.calls, *second.calls] == whole.calls
+
+
+def test_where_memory_counts_too_every_drafter_that_pays_gets_its_chance() -> None:
+    best, far, slower = draft(4), SpecConfig("ngram", 4), SpecConfig("suffix", 4)
+    values = {best: [0.5, 0.5], draft(5): [0.45, 0.45], far: [0.2, 0.2], slower: [-0.1, -0.1]}
+    assert Guide(Planted(values.get), values, True, every_drafter=True).opening() == (best, far)
+    assert guide_of(values).opening() == (best,)

@@ -144,7 +144,9 @@ def planted(fakes: SimpleNamespace, loss: Loss) -> Any:
     return LossyRunner(speed=lambda config, category: SPEEDS[config])
 
 
-def study(fakes: SimpleNamespace, folder: Path, loss: Loss, events: list[Any], limit: float = 0.05) -> TuningResult:
+def study(
+    fakes: SimpleNamespace, folder: Path, loss: Loss, events: list[Any], limit: float = 0.05, **settings: Any
+) -> TuningResult:
     task = fakes.make_task(
         folder,
         planted(fakes, loss),
@@ -152,6 +154,7 @@ def study(fakes: SimpleNamespace, folder: Path, loss: Loss, events: list[Any], l
         on_event=events.append,
         trials=6,
         quality=QualitySettings(limit),
+        **settings,
     )
     return run_task(task)
 
@@ -198,6 +201,19 @@ def test_what_loses_too_much_in_the_final_choice_is_left_out(fakes: SimpleNamesp
     confirmed = {one.config for one in result.measurements if one.stage == "confirm"}
     assert confirmed == {EXACT}
     assert any("in the final choice, and left out" in one.message for one in events if isinstance(one, Warned))
+
+
+def test_a_front_holds_what_loses_too_much_and_the_policy_keeps_the_limit(
+    fakes: SimpleNamespace, tmp_path: Path
+) -> None:
+    """All three take the same memory, so that the front is of speed and loss."""
+    result = study(fakes, tmp_path, constant, [], objective="pareto")
+    assert result.confirmation.overall.config == HARMLESS
+    rows = {stage: [row for row in result.pareto if row.stage == stage] for stage in ("tune", "held-out")}
+    assert [row.config for row in rows["tune"]] == [RUINOUS, HARMLESS, EXACT, OFF]
+    assert [row.is_allowed for row in rows["tune"]] == [False, True, True, True]
+    assert [row.config for row in rows["held-out"]] == [HARMLESS, EXACT, OFF]  # only what is allowed goes on
+    assert {row.memory_bytes for row in rows["tune"]} == {24, 27}
 
 
 def test_a_resumed_run_measures_no_quality_again_and_ends_the_same(fakes: SimpleNamespace, tmp_path: Path) -> None:

@@ -32,8 +32,9 @@ kill_at = int(sys.argv[3])
 def hook(count):
     if count == kill_at:
         os.kill(os.getpid(), signal.SIGKILL)
-runner = fakes["FakeRunner"](hook=hook)
-task = fakes["make_task"](Path(sys.argv[2]), runner, trials=8, prompts_per_trial=4, finalists=1, finalist_prompts=4)
+runner = fakes["FakeRunner"](hook=hook, gaps={"draft": 0.004})
+small = {"trials": 8, "prompts_per_trial": 4, "finalists": 1, "finalist_prompts": 4}
+task = fakes["make_task"](Path(sys.argv[2]), runner, objective=sys.argv[4], **small)
 print(len(runner.calls), run_task(task).stop_reason)
 """
 
@@ -174,12 +175,20 @@ def test_the_folder_of_another_task_is_refused(reference: Reference, tmp_path: P
     assert keys(folder) == keys(reference.folder)
 
 
-def test_three_real_kills_and_a_restart(tmp_path: Path, fakes: SimpleNamespace):
+@pytest.mark.parametrize(
+    "objective",
+    [
+        "tokens_per_second",
+        pytest.param("p95_inter_token_latency", marks=pytest.mark.slow),
+        pytest.param("pareto", marks=pytest.mark.slow),
+    ],
+)
+def test_three_real_kills_and_a_restart(tmp_path: Path, fakes: SimpleNamespace, objective: str):
     conftest = Path(__file__).with_name("conftest.py")
     environment = {**os.environ, "PYTHONPATH": str(conftest.parents[2]), "OMP_NUM_THREADS": "1"}
 
     def run(kill_at: int) -> int:
-        command = [sys.executable, "-c", CHILD, str(conftest), str(tmp_path / "run"), str(kill_at)]
+        command = [sys.executable, "-c", CHILD, str(conftest), str(tmp_path / "run"), str(kill_at), objective]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode in (0, -9), done.stderr
         return done.returncode
@@ -187,7 +196,7 @@ def test_three_real_kills_and_a_restart(tmp_path: Path, fakes: SimpleNamespace):
     assert [run(kill_at) for kill_at in (3, 17, 9, -1)] == [-9, -9, -9, 0]
     found = keys(tmp_path / "run")
     assert len(set(found)) == len(found)
-    task = fakes.make_task(tmp_path / "whole", trials=8, prompts_per_trial=4, finalists=1, finalist_prompts=4)
-    run_task(task)
+    runner, small = fakes.FakeRunner(gaps={"draft": 0.004}), {**SMALL, "max_failures": 5}
+    run_task(fakes.make_task(tmp_path / "whole", runner, objective=objective, **small))
     assert found == keys(tmp_path / "whole")
     assert not policy_of(tmp_path / "run").choose().is_off

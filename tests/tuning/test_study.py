@@ -115,7 +115,7 @@ def test_categories_get_different_configurations(tmp_path: Path, fakes: SimpleNa
     checks = {(check.category, check.other_category): check.ratio for check in result.confirmation.cross_checks}
     assert checks["code", "prose"].low > 1.0
     assert checks["prose", "code"].low > 1.0
-    assert result.speedup.value > result.confirmation.overall.speedup.value
+    assert result.speedup.value > result.confirmation.overall.ratio.value
 
 
 def test_the_best_of_a_category_is_searched_further(tmp_path: Path, fakes: SimpleNamespace):

@@ -218,4 +218,4 @@ def _tokens_per_second(one: Prediction, trace: Trace) -> float:
 
 
 def _tokens_per_step(one: Prediction, trace: Trace) -> float:
-    return float(sum(prompt.num_new - 1 for prompt in trace.prompts) / max(int(one.num_steps.sum()), 1))
+    return float(sum(prompt.num_new - 1 for prompt in trace.prompts) / max(float(one.num_steps.sum()), 1.0))

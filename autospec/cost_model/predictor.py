@@ -1,7 +1,7 @@
 """From a trace and a hardware profile to the speed of any configuration, on the machine that was profiled.
 
-The simulator says which steps a configuration takes, the profile what they cost; what live measurements say otherwise
-is learnt by a Gaussian process over what distinguishes configurations, and added.
+The simulator says which steps a configuration takes, or with which chances it takes them, the profile what they cost;
+what live measurements say otherwise is learnt by a Gaussian process over what distinguishes configurations, and added.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from autospec.cost_model.steps import StepCosts
 from autospec.errors import MeasurementError, ReplayError
 from autospec.profiling import HardwareProfile
 from autospec.records import Measurement
-from autospec.replay import Replay, Simulator
+from autospec.replay import Expectation, Simulator, expected
 
 Floats = NDArray[np.float64]
 
@@ -29,21 +29,23 @@ class Prediction:
 
     Args:
         config: The configuration.
-        seconds: [prompts] of whole calls, prefills included.
+        seconds: [prompts] of whole calls, prefills included; means where steps have chances.
         step_seconds: [prompts] mean of a step behind the prefill, as a multiple of plain decoding's.
         log_speedups: [prompts] logarithm of plain decoding's seconds over these.
-        num_steps: [prompts] target forwards behind the prefill.
+        num_steps: [prompts] target forwards behind the prefill; means where steps have chances.
         features: [features] what distinguishes it from others, for learning from errors.
         spread: Standard deviation of the logarithm of its speedup, as far as measurements have taught; 0 before any.
+        is_exact: Whether the steps are those of a live run; otherwise they are expected, given the recorded texts.
     """
 
     config: SpecConfig
     seconds: Floats
     step_seconds: Floats
     log_speedups: Floats
-    num_steps: NDArray[np.int64]
+    num_steps: Floats
     features: Floats
     spread: float = 0.0
+    is_exact: bool = True
 
     @property
     def log_speedup(self) -> float:
@@ -68,12 +70,12 @@ class Predictor:
         self.prompt_ids = tuple(prompt.prompt_id for prompt in trace.prompts)
         self.categories = tuple(prompt.category for prompt in trace.prompts)
         self._lengths = np.array([prompt.num_prompt for prompt in trace.prompts], dtype=np.int64)
-        recorded = {key.partition("@")[0] for key in trace.forests}
+        recorded = {key.partition("~")[0].partition("@")[0] for key in trace.forests}
         self._names = tuple(sorted(profile.drafters))
         self._costs = StepCosts(profile, recorded, trace.contexts - 1)
         self._residual, self._priced = Residual(), dict[SpecConfig, Prediction | None]()
-        plain = simulator.replay(SpecConfig())
-        self._plain, self._plain_step = self._seconds(plain), self._decode_seconds(plain) / plain.per_prompt()
+        plain = expected(simulator, SpecConfig())
+        self._plain, self._plain_step = self._seconds(plain), self._decode_seconds(plain) / plain.num_steps
 
     def predict(self, configs: Sequence[SpecConfig]) -> list[Prediction | None]:
         """Return what configurations would do; None for one that the trace or the profile cannot tell of.
@@ -124,43 +126,47 @@ class Predictor:
 
     def _price_now(self, config: SpecConfig) -> Prediction | None:
         try:
-            replay = self._simulator.replay(config)
-            seconds, decode = self._seconds(replay), self._decode_seconds(replay)
+            steps = expected(self._simulator, config)
+            seconds, decode = self._seconds(steps), self._decode_seconds(steps)
         except (ReplayError, MeasurementError):
             return None
-        steps = replay.per_prompt()
         return Prediction(
             config=config,
             seconds=seconds,
-            step_seconds=decode / steps / self._plain_step,
+            step_seconds=decode / steps.num_steps / self._plain_step,
             log_speedups=np.log(self._plain / seconds),
-            num_steps=steps,
-            features=self._features(replay),
+            num_steps=steps.num_steps,
+            features=self._features(steps),
+            is_exact=steps.is_exact,
         )
 
-    def _seconds(self, replay: Replay) -> Floats:
+    def _seconds(self, steps: Expectation) -> Floats:
         """Return the seconds of whole calls: [prompts]."""
-        return self._costs.prefills(self._lengths, replay.config) + self._decode_seconds(replay)
+        return self._costs.prefills(self._lengths, steps.config) + self._decode_seconds(steps)
 
-    def _decode_seconds(self, replay: Replay) -> Floats:
+    def _decode_seconds(self, steps: Expectation) -> Floats:
         """Return the seconds behind the prefills, a drafter's own prefill being part of its first draft: [prompts]."""
-        steps = np.bincount(replay.prompts, self._costs.steps(replay), minlength=replay.num_prompts)
-        return steps + self._costs.first_drafts(replay)
+        return steps.sums(steps.chances * self._costs.steps(steps)) + self._costs.first_drafts(steps)
 
     @property
     def _num_features(self) -> int:
-        return 4 + len(self._names)
+        return 5 + len(self._names)
 
-    def _features(self, replay: Replay) -> Floats:
-        """Return how long and how wide its steps are, how much of them is drafting, and who drafts."""
-        num_steps = max(len(replay.nodes), 1)
+    def _features(self, steps: Expectation) -> Floats:
+        """Return how long and how wide its steps are, how much of them is drafting, and who drafts.
+
+        What is only expected is verified by another rule, which takes its own time.
+        """
+        num_steps = max(float(steps.chances.sum()), 1.0)
+        num_tokens = num_steps + float(steps.num_accepted.sum())
         shape = [
-            np.log(num_steps / max(int((replay.accepted.astype(np.int64) + 1).sum()), 1)),
-            replay.nodes.mean() / 8 if len(replay.nodes) else 0.0,
-            replay.calls.mean() / 4 if len(replay.calls) else 0.0,
-            float(replay.config.tree_shape != "chain"),
+            np.log(num_steps / num_tokens),
+            steps.num_drafted.sum() / num_steps / 8,
+            steps.num_calls.sum() / num_steps / 4,
+            float(steps.config.tree_shape != "chain"),
+            float(not steps.is_exact),
         ]
-        return np.array([*shape, *(float(name in replay.config.drafter_names) for name in self._names)])
+        return np.array([*shape, *(float(name in steps.config.drafter_names) for name in self._names)])
 
     def _corrected(self, prices: Sequence[Prediction | None]) -> list[Prediction | None]:
         known = {price.config: price for price in prices if price is not None and not price.config.is_off}

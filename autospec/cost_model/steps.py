@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from autospec.config import SpecConfig
 from autospec.profiling import HardwareProfile
-from autospec.replay import Replay
+from autospec.replay import Expectation, Replay
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+# What is priced: the arrays of an expectation mean the same.
+Steps = Replay | Expectation
 
 
 class StepCosts:
@@ -40,8 +42,8 @@ class StepCosts:
         """Return the seconds of steps of the plain loop: [steps]."""
         return self._interpolated(("plain",), contexts)
 
-    def steps(self, replay: Replay) -> Floats:
-        """Return the seconds of every step of a replay, drafting, verifying, accepting and committing: [steps].
+    def steps(self, replay: Steps) -> Floats:
+        """Return the seconds of every step where it is taken, drafting, verifying, accepting, committing: [steps].
 
         Raises:
             MeasurementError: More tokens, a longer draft or another context than the profile has.
@@ -55,26 +57,25 @@ class StepCosts:
             total = total + self._drafts(name, replay, contexts)
         return total
 
-    def first_drafts(self, replay: Replay) -> Floats:
+    def first_drafts(self, replay: Steps) -> Floats:
         """Return what each prompt's first draft takes beyond a later one, the prompt through the drafter: [prompts].
 
-        Zero for prompts whose drafts never ran a model.
+        Zero for prompts whose drafts never ran a model; where steps have chances, the mean.
         """
-        extra = np.zeros(replay.num_prompts)
-        ran = replay.calls > 0
-        prompts, first = np.unique(replay.prompts[ran], return_index=True)
-        contexts = (replay.contexts - 1)[ran][first]
+        first = replay.firsts > 0.0
+        extra, contexts = np.zeros(int(first.sum())), (replay.contexts - 1)[first]
         for name in replay.config.drafter_names:
-            if name in self._recorded and len(prompts):
-                extra[prompts] += self._interpolated(("first", name, replay.config.exit_layer), contexts)
-        return np.maximum(extra, 0.0)
+            if name in self._recorded and len(extra):
+                extra += self._interpolated(("first", name, replay.config.exit_layer), contexts)
+        weights = np.maximum(extra, 0.0) * replay.firsts[first]
+        return np.bincount(replay.prompts[first], weights, minlength=replay.num_prompts).astype(np.float64)
 
     def prefills(self, lengths: Ints, config: SpecConfig) -> Floats:
         """Return the seconds of prompts through the target, with what the drafter asks of that: [prompts]."""
         drafter = None if config.is_off else config.drafter_names[0]
         return np.array([self.profile.prefill_seconds(int(one), drafter) for one in lengths])
 
-    def _drafts(self, name: str, replay: Replay, contexts: Ints) -> Floats:
+    def _drafts(self, name: str, replay: Steps, contexts: Ints) -> Floats:
         config = replay.config
         calls, depth = replay.calls.astype(np.int64), replay.depth.astype(np.int64)
         if name not in self._recorded:

@@ -33,6 +33,7 @@ def profile(
     workload: Workload | Sequence[int] | None = None,
     settings: ProfileSettings | None = None,
     *,
+    sampling: SamplingParams | None = None,
     on_progress: OnProgress = lambda what, used: None,
     watch: Watch | None = None,
 ) -> HardwareProfile:
@@ -45,6 +46,7 @@ def profile(
         workload: Its prompts to tune on are the text, its sampling settings those of the steps; or the ids of a text,
             decoded greedily. None: the embedded workload.
         settings: What to measure, and for how long.
+        sampling: Of the steps, in place of these.
         on_progress: Told what is being measured, and which share of the budget was used before.
         watch: Reads the time; the default waits for the device.
 
@@ -54,7 +56,8 @@ def profile(
         WorkloadError: A prompt cannot be rendered.
     """
     settings, target = settings or ProfileSettings(), decoder.target
-    sampling, name, token_ids = text_of(decoder, workload)
+    usual, name, token_ids = text_of(decoder, workload)
+    sampling = usual if sampling is None else sampling
     watch = Clock(target.device) if watch is None else watch
     subject = Subject(target, dict(decoder.drafters), token_ids, sampling, watch)
     own = {name: own_weight_bytes(drafter, target) for name, drafter in subject.drafters.items()}

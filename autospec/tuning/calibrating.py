@@ -38,9 +38,18 @@ class Calibrated:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values, with the scores on prompts that were left out beside each other."""
-        scores = {} if self.model is None else asdict(self.model)
-        scores.pop("calibration", None)
-        return {"drafter": self.drafter, "is_used": self.acceptance is not None, "note": self.note, **scores}
+        found: dict[str, Any] = {"drafter": self.drafter, "is_used": self.acceptance is not None, "note": self.note}
+        if self.model is None:
+            return found
+        own = None if self.model.drafter is None else asdict(self.model.drafter)
+        return {
+            **found,
+            "num_rows": self.model.num_rows,
+            "num_prompts": self.model.num_prompts,
+            "calibrated": asdict(self.model.calibrated),
+            "drafter_probs": own,
+            "frequency": asdict(self.model.frequency),
+        }
 
 
 def calibrate(trace: Trace, drafters: Iterable[str]) -> tuple[Calibrated, ...]:

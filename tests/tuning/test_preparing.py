@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from autospec.config import SamplingParams, SpecConfig
+from autospec.engine.costs import CostCurve
 from autospec.engine.decoder import SpeculativeDecoder
+from autospec.policy import load_policy
+from autospec.policy.build import Choice, build_policy, reproduction
 from autospec.profiling import HardwareProfile, ProfileSettings, key_of, profile, profile_path
 from autospec.records import Prompt, Workload
 from autospec.runners.live import LiveRunner
@@ -81,11 +85,11 @@ class Prepared:
     def __init__(self, decoder: SpeculativeDecoder, folder: Path, space: SearchSpace = TREES, **changes: Any) -> None:
         folder.mkdir(exist_ok=True)
         self.events: list[Event] = []
-        sampling = changes.pop("sampling", SamplingParams())
+        sampling, num_new = changes.pop("sampling", SamplingParams()), changes.pop("max_new_tokens", 8)
         task = Task(
             decoder=decoder,
             runner=None,  # type: ignore[arg-type]
-            workload=Workload("digits", PROMPTS, PROMPTS, sampling, max_new_tokens=8),
+            workload=Workload("digits", PROMPTS, PROMPTS, sampling, max_new_tokens=num_new),
             space=space,
             settings=StudySettings(minutes=0.1),
             output_dir=folder,
@@ -277,5 +281,43 @@ def test_what_the_cost_aware_rule_reads_comes_from_the_profile(
     price = made.predictor.uncorrected(config)
     assert price is not None
     assert price.num_steps.tolist() == [output.stats.num_steps for output in outputs]
+    # The draft is the target itself, and always right: there is nothing to learn.
+    assert decoder.costs["draft"].acceptance is None
     Prepared(decoder, tmp_path / "again", TREES, hardware=measured)
     assert decoder.costs == {}  # a space without the rule has none
+
+
+def test_the_cost_aware_rule_reads_chances_learnt_from_the_trace_live_as_replayed(
+    sampled: SpeculativeDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two tiny models cost the same, so that nothing would be worth drafting.
+    monkeypatch.setattr(HardwareProfile, "cost_curve", lambda *_: CostCurve(1.0, 0.02, 0.1))
+    knobs = [Knob("drafter", Choices(("other_model",))), Knob("draft_length", Choices((6, 8)))]
+    space = SearchSpace([*knobs, Knob("stop_rule", Choices(("static", "cost_aware")))])
+    made = Prepared(sampled, tmp_path, space, max_new_tokens=32).made
+    assert made is not None
+    (learnt,) = made.acceptance
+    assert learnt.acceptance is not None
+    own = made.predictor._simulator.costs["other_model"]
+    assert sampled.costs["other_model"] == own
+    assert own.acceptance == learnt.acceptance
+    config = SpecConfig("other_model", 8, stop_rule="cost_aware")
+
+    def steps(decoder: SpeculativeDecoder) -> list[tuple[int, int]]:
+        outputs = [
+            decoder.generate([sampled.render(one)], config=config, max_new_tokens=32, ignore_eos=True)[0].stats
+            for one in PROMPTS
+        ]
+        return [(one.num_steps, one.num_drafted) for one in outputs]
+
+    replay = made.predictor._simulator.replay(config)
+    live = steps(sampled)
+    assert live == [(replay.stats(row).num_steps, replay.stats(row).num_drafted) for row in range(len(PROMPTS))]
+    # What was learnt decides: at these costs the drafter's own probabilities draft otherwise.
+    plain = {"other_model": replace(own, acceptance=None)}
+    assert steps(SpeculativeDecoder(sampled.target, sampled.drafters, costs=plain)) != live
+    # A policy takes it along.
+    workload = Workload("digits", PROMPTS, PROMPTS, max_new_tokens=32)
+    policy = build_policy(sampled, workload, {}, Choice(config), {}, reproduction("test", 0))
+    policy.save(tmp_path / "policy.json")
+    assert load_policy(tmp_path / "policy.json").costs == {"other_model": own}

@@ -45,6 +45,7 @@ class RunFiles:
         noise_floor: Coefficient of variation of one timing; None where trial 0 was not measured.
         device: Name of the device.
         predictions: Configuration to prompt to the log speedup that was predicted; empty where nothing was.
+        expected: Configurations whose prediction is of expected steps, not of replayed ones.
     """
 
     measurements: tuple[Measurement, ...]
@@ -52,6 +53,7 @@ class RunFiles:
     noise_floor: float | None
     device: str
     predictions: Mapping[SpecConfig, Mapping[str, float]] = field(default_factory=dict)
+    expected: frozenset[SpecConfig] = frozenset()
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -97,19 +99,20 @@ def read_run(output_dir: Path) -> RunFiles:
         _trials([one for one in measurements if one.stage == "search"], failed),
         noise_floor(baseline) if baseline else None,
         next((str(row["value"]["machine"]["device_name"]) for row in rows if row.get("decision") == "identity"), ""),
-        _predictions(output_dir / "predictions.json"),
+        *_predictions(output_dir / "predictions.json"),
     )
 
 
-def _predictions(path: Path) -> dict[SpecConfig, dict[str, float]]:
+def _predictions(path: Path) -> tuple[dict[SpecConfig, dict[str, float]], frozenset[SpecConfig]]:
+    """Return what was predicted, and of which configurations steps were only expected."""
     if not path.is_file():
-        return {}
+        return {}, frozenset()
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            SpecConfig.from_json(row["config"]): dict(zip(document["prompt_ids"], row["log_speedups"], strict=True))
-            for row in document["rows"]
-        }
+        rows = {SpecConfig.from_json(row["config"]): row for row in document["rows"]}
+        known = {one: dict(zip(document["prompt_ids"], row["log_speedups"], strict=True)) for one, row in rows.items()}
+        # Runs of versions that expected nothing do not say so.
+        return known, frozenset(config for config, row in rows.items() if not row.get("is_exact", True))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MeasurementError(f"a run must hold readable predictions, but {path}: {error}") from error
 

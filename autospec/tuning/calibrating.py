@@ -5,8 +5,8 @@ Only where it is the better judge does what was learnt take the place of the dra
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from autospec.cost_model import AcceptanceModel, fit_acceptance
@@ -15,6 +15,9 @@ from autospec.replay import AcceptanceRows, Trace, acceptance_rows
 
 if TYPE_CHECKING:
     from autospec.engine.calibration import AcceptanceCalibration
+    from autospec.engine.costs import CostCurve
+    from autospec.profiling import HardwareProfile
+    from autospec.tuning.space import SearchSpace
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,12 @@ class Calibrated:
         }
 
 
+def readers(space: SearchSpace) -> set[str]:
+    """Return the drafters of a space that has the rule which reads what drafts cost and are worth; else none."""
+    grids = {knob.name: [str(value) for value in knob.domain.grid() or ()] for knob in space.knobs}
+    return set(grids.get("drafter", ())) if "cost_aware" in grids.get("stop_rule", ()) else set()
+
+
 def calibrate(trace: Trace, drafters: Iterable[str]) -> tuple[Calibrated, ...]:
     """Learn how likely the target takes each drafter's tokens; those that are not recorded have nothing to learn from.
 
@@ -63,6 +72,24 @@ def calibrate(trace: Trace, drafters: Iterable[str]) -> tuple[Calibrated, ...]:
         if keys:
             found.append(_calibrated(trace, name, keys))
     return tuple(found)
+
+
+def cost_curves(
+    profile: HardwareProfile, trace: Trace, drafters: Iterable[str], calibrated: Iterable[Calibrated]
+) -> dict[str, CostCurve]:
+    """Return what the cost-aware rule reads: costs in the middle of the trace's contexts, and what was learnt.
+
+    Args:
+        profile: Of the machine.
+        trace: The texts.
+        drafters: Names; those that the profile does not have get none.
+        calibrated: What was learnt of them.
+    """
+    # Tokens cached before a step are one fewer than those of the text.
+    middle = (int(trace.contexts.min()) + int(trace.contexts.max()) - 2) // 2
+    learnt: Mapping[str, AcceptanceCalibration | None] = {one.drafter: one.acceptance for one in calibrated}
+    names = sorted(set(drafters) & set(profile.drafters))
+    return {name: replace(profile.cost_curve(name, middle), acceptance=learnt.get(name)) for name in names}
 
 
 def _calibrated(trace: Trace, name: str, keys: list[str]) -> Calibrated:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autospec.config import SpecConfig
 from autospec.cost_model import Independence, Predictor, independence
-from autospec.engine.costs import CostCurve
 from autospec.errors import MeasurementError, ProfileError, ReplayError
 from autospec.profiling import HardwareProfile, ProfileSettings, find_profile, key_of, profile, profile_path
 from autospec.records import Prompt
 from autospec.replay import RecordedPrompt, Recorder, RecordingBudget, Simulator, Trace, rank_acceptance
 from autospec.runners.live import sampling_of
-from autospec.tuning.calibrating import Calibrated, calibrate
+from autospec.tuning.calibrating import Calibrated, calibrate, cost_curves, readers
 from autospec.tuning.events import Guided, PhaseStarted, Warned
 from autospec.tuning.guide import Guide
 from autospec.tuning.log import MeasurementLog
@@ -84,7 +83,7 @@ def prepare(task: Task, log: MeasurementLog, measurer: Measurer, prompts: Sequen
         with measurer.phase("replay"):
             space = space.with_trees(TreeMaker(log.decide("rank_acceptance", lambda: _by_rank(trace, space))))
             acceptance = _calibrated(task, trace, space)
-            task.decoder.costs = _costs(costs, trace, space, acceptance)
+            task.decoder.costs = cost_curves(costs, trace, readers(space), acceptance)
             simulator = Simulator(trace, task.decoder.drafters, costs=task.decoder.costs, recorder=recorder)
             predictor = Predictor(simulator, costs)
             guide = _guide(task, log, predictor, space)
@@ -204,26 +203,11 @@ def _reach(trace: Trace) -> tuple[int, int]:
 
 
 def _calibrated(task: Task, trace: Trace, space: SearchSpace) -> tuple[Calibrated, ...]:
-    """Return, where the space has the rule that reads them, how likely drafts are accepted."""
-    if "cost_aware" not in _values(space, "stop_rule"):
-        return ()
-    found = calibrate(trace, {str(value) for value in _values(space, "drafter")})
+    found = calibrate(trace, readers(space))
     for one in found:
         if one.note:
             task.on_event(Warned(f"stop_rule cost_aware reads the own probabilities of {one.drafter!r}: {one.note}"))
     return found
-
-
-def _costs(
-    costs: HardwareProfile, trace: Trace, space: SearchSpace, acceptance: Sequence[Calibrated]
-) -> dict[str, CostCurve]:
-    """Return, where the space has the rule that reads them, what drafts cost in the middle of the trace's contexts."""
-    if "cost_aware" not in _values(space, "stop_rule"):
-        return {}
-    names = {str(value) for value in _values(space, "drafter")} & set(costs.drafters)
-    chances = {one.drafter: one.acceptance for one in acceptance}
-    curves = {name: costs.cost_curve(name, sum(_reach(trace)) // 2) for name in sorted(names)}
-    return {name: replace(curve, acceptance=chances.get(name)) for name, curve in curves.items()}
 
 
 def _by_rank(trace: Trace, space: SearchSpace) -> dict[str, list[float]]:

@@ -78,10 +78,20 @@ class Expectation:
     @classmethod
     def of(cls, replay: Replay, config: SpecConfig, *, is_exact: bool) -> Self:
         """Return what was replayed, every step with chance 1."""
-        counts = (replay.nodes, replay.depth, replay.calls, replay.run)
-        chances, kept = np.ones(len(replay.nodes)), replay.accepted.astype(np.float64)
-        of_steps = (replay.prompts, replay.contexts, *counts, chances, replay.firsts, kept)
-        return cls(config, *of_steps, num_prompts=replay.num_prompts, is_exact=is_exact)
+        return cls(
+            config=config,
+            prompts=replay.prompts,
+            contexts=replay.contexts,
+            nodes=replay.nodes,
+            depth=replay.depth,
+            calls=replay.calls,
+            run=replay.run,
+            chances=np.ones(len(replay.nodes)),
+            firsts=replay.firsts,
+            kept=replay.accepted.astype(np.float64),
+            num_prompts=replay.num_prompts,
+            is_exact=is_exact,
+        )
 
     @property
     def num_steps(self) -> Weights:
@@ -150,14 +160,20 @@ def _walked(simulator: Simulator, config: SpecConfig) -> Expectation:
     steps = _steps(simulator, config, limits)
     taken, uncalled = _chances(simulator, config, limits, steps)
     states, places = np.nonzero(taken > _LEAST_CHANCE)
-    counts = (getattr(steps.table, name)[states, places] for name in ("nodes", "depth", "calls", "run"))
-    of_steps = (
-        taken[states, places],
-        np.where(steps.table.calls > 0, uncalled, 0.0)[states, places],
-        steps.survival[states, places, 1:].sum(axis=1),
+    return Expectation(
+        config=config,
+        prompts=trace.prompt_of[places],
+        contexts=trace.contexts[places],
+        nodes=steps.table.nodes[states, places],
+        depth=steps.table.depth[states, places],
+        calls=steps.table.calls[states, places],
+        run=steps.table.run[states, places],
+        chances=taken[states, places],
+        firsts=np.where(steps.table.calls > 0, uncalled, 0.0)[states, places],
+        kept=steps.survival[states, places, 1:].sum(axis=1),
+        num_prompts=len(trace.prompts),
+        is_exact=False,
     )
-    prompts, contexts = trace.prompt_of[places], trace.contexts[places]
-    return Expectation(config, prompts, contexts, *counts, *of_steps, num_prompts=len(trace.prompts), is_exact=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,8 +153,8 @@ def predicted_and_measured(run: RunFiles) -> Figure | None:
     for config, predicted, speed in pairs:
         colour = colours[config.drafter]
         axes.vlines(predicted, speed.low, min(speed.high, 100.0), color=colour, lw=1.2, alpha=0.6)
-        faces = {"mfc": "white", "mec": colour} if config in run.expected else {"mfc": colour, "mec": "white"}
-        axes.plot(predicted, speed.value, "o", ms=6, mew=0.8, zorder=3, **faces)
+        face, edge = ("white", colour) if config in run.expected else (colour, "white")
+        axes.plot(predicted, speed.value, "o", ms=6, mfc=face, mec=edge, mew=0.8, zorder=3)
     speed_axis(axes, [speed for _, _, speed in pairs])
     axes.xaxis.set_major_locator(AutoLocator())
     axes.set_xlabel("predicted, before anything was measured")

@@ -52,7 +52,7 @@ def test_the_cost_aware_rule_takes_the_calibrated_chance_for_the_probability() -
     known = Stopping(SpecConfig("draft", 8, stop_rule="cost_aware"), CostCurve(1.0, 0.05, 0.2, acceptance=even))
     known.begin()
     assert known.ends(row, 0)
-    # Where tokens are cheaper, one that counts with 0.25 beats 1.5 / 1.15 * 0.15 = 0.196, and 0.125 not 1.75 / 1.3 * 0.15.
+    # Where tokens are cheaper, 0.25 beats 1.5 / 1.15 * 0.15 = 0.196; behind two, 0.125 not 1.75 / 1.3 * 0.15 = 0.2.
     cheap = Stopping(SpecConfig("draft", 8, stop_rule="cost_aware"), CostCurve(1.0, 0.05, 0.1, acceptance=even))
     cheap.begin()
     assert [cheap.ends(row, 0) for _ in range(2)] == [False, True]

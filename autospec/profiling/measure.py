@@ -27,13 +27,15 @@ from autospec.workloads import WorkloadSource, load_workload
 if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
 
+# Decoding settings of the steps, name of the text and its tokens.
+Text = tuple[SamplingParams, str, tuple[int, ...]]
+
 
 def profile(
     decoder: SpeculativeDecoder,
     workload: Workload | Sequence[int] | None = None,
     settings: ProfileSettings | None = None,
     *,
-    sampling: SamplingParams | None = None,
     on_progress: OnProgress = lambda what, used: None,
     watch: Watch | None = None,
 ) -> HardwareProfile:
@@ -46,7 +48,6 @@ def profile(
         workload: Its prompts to tune on are the text, its sampling settings those of the steps; or the ids of a text,
             decoded greedily. None: the embedded workload.
         settings: What to measure, and for how long.
-        sampling: Of the steps, in place of these.
         on_progress: Told what is being measured, and which share of the budget was used before.
         watch: Reads the time; the default waits for the device.
 
@@ -55,9 +56,20 @@ def profile(
         ModelError: The workload is text and the decoder has no tokenizer.
         WorkloadError: A prompt cannot be rendered.
     """
+    return profile_text(decoder, text_of(decoder, workload), settings, on_progress=on_progress, watch=watch)
+
+
+def profile_text(
+    decoder: SpeculativeDecoder,
+    text: Text,
+    settings: ProfileSettings | None = None,
+    *,
+    on_progress: OnProgress = lambda what, used: None,
+    watch: Watch | None = None,
+) -> HardwareProfile:
+    """Measure on a text that `text_of` made, which may be that of a decoder with more drafters; see `profile`."""
     settings, target = settings or ProfileSettings(), decoder.target
-    usual, name, token_ids = text_of(decoder, workload)
-    sampling = usual if sampling is None else sampling
+    sampling, name, token_ids = text
     watch = Clock(target.device) if watch is None else watch
     subject = Subject(target, dict(decoder.drafters), token_ids, sampling, watch)
     own = {name: own_weight_bytes(drafter, target) for name, drafter in subject.drafters.items()}
@@ -92,9 +104,7 @@ def key_of(decoder: SpeculativeDecoder, sampling: SamplingParams) -> str:
     return profile_key(fingerprint, loaded_source(target.name, target), drafters, sampling)
 
 
-def text_of(
-    decoder: SpeculativeDecoder, workload: Workload | Sequence[int] | None
-) -> tuple[SamplingParams, str, tuple[int, ...]]:
+def text_of(decoder: SpeculativeDecoder, workload: Workload | Sequence[int] | None) -> Text:
     """Return decoding settings, name and tokens of what is decoded: all prompts to tune on, one behind the other."""
     if workload is None:
         workload = load_workload(WorkloadSource(pocket.workload_path(), name="pocket"))

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING
 from autospec.config import SpecConfig
 from autospec.cost_model import Independence, Predictor, independence
 from autospec.errors import MeasurementError, ProfileError, ReplayError
-from autospec.profiling import HardwareProfile, ProfileSettings, find_profile, key_of, profile, profile_path
+from autospec.profiling import (
+    HardwareProfile,
+    ProfileSettings,
+    find_profile,
+    key_of,
+    profile_path,
+    profile_text,
+    text_of,
+)
 from autospec.records import Prompt
 from autospec.replay import RecordedPrompt, Recorder, RecordingBudget, Simulator, Trace, rank_acceptance
 from autospec.runners.live import sampling_of
@@ -159,9 +167,8 @@ def _profile(task: Task, trace: Trace, space: SearchSpace) -> HardwareProfile:
     if made is not None and made.sampling.is_greedy != task.workload.sampling.is_greedy:
         task.on_event(Warned("a profile should be measured under the decoding that is tuned: sampling takes its time"))
     if made is None:
-        text = [token for prompt in task.workload.tune for token in task.decoder.render(prompt)]
-        settings, sampling = _short(task, trace, space), task.workload.sampling
-        made = profile(_only_tried(task, space), text, settings, sampling=sampling)
+        text = text_of(task.decoder, task.workload)
+        made = profile_text(_only_tried(task, space), text, _short(task, trace, space))
     made.save(own)
     return made
 

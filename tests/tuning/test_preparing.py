@@ -122,7 +122,7 @@ def test_a_resumed_run_goes_on_with_what_was_kept(
     decoder: SpeculativeDecoder, measured: HardwareProfile, tmp_path: Path, monkeypatch: Any
 ) -> None:
     first = Prepared(decoder, tmp_path, hardware=measured).made
-    monkeypatch.setattr(preparing, "profile", lambda *_: pytest.fail("profiled again"))
+    monkeypatch.setattr(preparing, "profile_text", lambda *_: pytest.fail("profiled again"))
     monkeypatch.setattr(preparing.Recorder, "record", lambda *_: pytest.fail("recorded again"))
     second = Prepared(decoder, tmp_path, hardware=measured).made
     assert first is not None
@@ -218,7 +218,7 @@ def test_a_profile_of_other_decoding_is_used_with_a_warning(
 def test_a_profile_that_was_given_is_used(
     decoder: SpeculativeDecoder, measured: HardwareProfile, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(preparing, "profile", lambda *_: pytest.fail("profiled"))
+    monkeypatch.setattr(preparing, "profile_text", lambda *_: pytest.fail("profiled"))
     done = Prepared(decoder, tmp_path, hardware=measured)
     assert done.made is not None
     assert done.made.predictor.profile == measured

@@ -5,10 +5,9 @@ Turns the events of `autospec.tuning` into lines of a `Terminal`; knows nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from autospec.cli.console import Terminal, minutes, ratio
-from autospec.config import SpecConfig
 from autospec.tuning.events import (
     OVER_LOSS,
     OVER_MEMORY,
@@ -59,8 +58,8 @@ class Narrator:
                 if phase in ("finalist", "confirm") and not configs:
                     self._terminal.line("  nothing: no configuration is left")
                 self._terminal.begin(phase, num_measurements)
-            case Guided(num_asked, num_priced, best, noise):
-                self._terminal.lines(guided_lines(num_asked, num_priced, best, noise))
+            case Guided():
+                self._terminal.lines(guided_lines(event))
             case Measured():
                 self._terminal.advance()
             case NoiseMeasured(noise_floor):
@@ -71,14 +70,17 @@ class Narrator:
                 self._terminal.line(f"warning: {message}")
 
 
-def guided_lines(
-    num_asked: int, num_priced: int, best: Sequence[tuple[SpecConfig, float]], noise: float
-) -> Iterator[str]:
+def guided_lines(told: Guided) -> Iterator[str]:
     """Say what is predicted."""
-    left = "" if num_priced == num_asked else f"; {num_asked - num_priced:,} others only measuring can tell"
-    yield f"priced {num_priced:,} of {num_asked:,} configurations{left}; noise of a profiled step {noise:.1%}"
-    for config, value in best:
-        yield f"  predicted {value:.2f}x  {config.short()}"
+    num_left = told.num_asked - told.num_priced
+    expected = f", {told.num_expected:,} of them by expected steps" if told.num_expected else ""
+    left = f"; {num_left:,} others only measuring can tell" if num_left else ""
+    yield (
+        f"priced {told.num_priced:,} of {told.num_asked:,} configurations{expected}{left}; "
+        f"noise of a profiled step {told.noise:.1%}"
+    )
+    for config, value in told.best:
+        yield f"  predicted {value:.2f}x  {config.short()}{' (expected)' * (config in told.expected)}"
 
 
 def plan_lines(plan: StudyPlan) -> Iterator[str]:

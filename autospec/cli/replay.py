@@ -136,6 +136,7 @@ def _forecast(trace: Trace, profile: HardwareProfile, space: SearchSpace, settin
     """
     from autospec.cost_model import Predictor
     from autospec.replay import Simulator, rank_acceptance
+    from autospec.tuning.calibrating import calibrate, cost_curves, readers
     from autospec.tuning.defaults import engine_defaults
     from autospec.tuning.guide import Guide
     from autospec.tuning.replaying import is_priced_whole, replay_study
@@ -144,8 +145,10 @@ def _forecast(trace: Trace, profile: HardwareProfile, space: SearchSpace, settin
     known = [name for name in profile.drafters if name in trace.sources]
     recorded = {name: rank_acceptance(trace, name).tolist() for name in known if trace.key_of(name) is not None}
     space = space.under(trace.sampling).with_trees(TreeMaker(recorded))
+    priced = readers(space) & set(known)
     try:
-        predictor = Predictor(Simulator(trace), profile)
+        costs = cost_curves(profile, trace, priced, calibrate(trace, priced))
+        predictor = Predictor(Simulator(trace, costs=costs), profile)
     except MeasurementError as error:
         raise ConfigError(f"a profile must reach as far as the prompts of the trace, but: {error}") from error
     study = StudySettings(replayed_trials=settings.trials, seed=settings.seed)
@@ -173,6 +176,7 @@ def _document(forecast: _Forecast, trace: Trace, profile: HardwareProfile, setti
         "search_space": settings.search_space,
         "num_asked": forecast.guide.num_asked,
         "num_priced": forecast.guide.num_priced,
+        "num_expected": forecast.guide.num_expected,
         "best": forecast.best.to_json(),
         "categories": {
             name: {"config": config.to_json(), "predicted_speedup": value}
@@ -181,6 +185,7 @@ def _document(forecast: _Forecast, trace: Trace, profile: HardwareProfile, setti
         "ranked": [
             {
                 "config": one.config.to_json(),
+                "is_exact": one.is_exact,
                 "predicted_speedup": math.exp(one.log_speedup),
                 "predicted_tokens_per_second": _tokens_per_second(one, trace),
                 "tokens_per_step": _tokens_per_step(one, trace),
@@ -194,7 +199,8 @@ def _report_lines(forecast: _Forecast, trace: Trace, profile: HardwareProfile, s
     device, guide = profile.fingerprint, forecast.guide
     yield f"{device.get('device_name')}, {device.get('num_threads')} threads, {profile.dtype}: {WARNING}"
     yield f"trace of {len(trace.prompts)} prompts by {trace.target}; the profile's target is {profile.target.source}"
-    yield f"{guide.num_priced} of {guide.num_asked} configurations could be priced from trace and profile"
+    expected = f", {guide.num_expected} of them by expected steps" if guide.num_expected else ""
+    yield f"{guide.num_priced} of {guide.num_asked} configurations could be priced from trace and profile{expected}"
     yield f"noise of the profile {profile.noise.spread:.1%}: {profile.noise.verdict}"
     yield ""
     if forecast.ranked:
@@ -209,7 +215,8 @@ def _table(ranked: Sequence[Prediction], trace: Trace) -> list[str]:
     rows = [["configuration", "speedup", "tokens/s", "tokens/step"]]
     for one in ranked:
         per_second, per_step = _tokens_per_second(one, trace), _tokens_per_step(one, trace)
-        rows.append([one.config.short(), f"{math.exp(one.log_speedup):.2f}x", f"{per_second:.1f}", f"{per_step:.2f}"])
+        name = one.config.short() + " (expected)" * (not one.is_exact)
+        rows.append([name, f"{math.exp(one.log_speedup):.2f}x", f"{per_second:.1f}", f"{per_step:.2f}"])
     return table(rows, right=range(1, 4))
 
 
@@ -218,4 +225,4 @@ def _tokens_per_second(one: Prediction, trace: Trace) -> float:
 
 
 def _tokens_per_step(one: Prediction, trace: Trace) -> float:
-    return float(sum(prompt.num_new - 1 for prompt in trace.prompts) / max(int(one.num_steps.sum()), 1))
+    return float(sum(prompt.num_new - 1 for prompt in trace.prompts) / max(float(one.num_steps.sum()), 1.0))

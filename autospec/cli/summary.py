@@ -181,6 +181,13 @@ def _why_off(result: TuningResult) -> str:
 def _prediction_lines(result: TuningResult) -> Iterator[str]:
     """Say how far predictions were off, where there were some."""
     predicted = result.predicted
+    for one in () if predicted is None else predicted.acceptance:
+        if one.model is not None and one.acceptance is not None:
+            learnt, rate = one.model.calibrated, one.model.frequency
+            yield (
+                f"chances of acceptance of {one.drafter}, which stop_rule cost_aware reads: log loss "
+                f"{learnt.log_loss:.3f} on prompts left out, {rate.log_loss:.3f} of their constant rate"
+            )
     if predicted is None or predicted.error is None:
         return
     error, num = predicted.error.uncorrected, predicted.error.uncorrected.num_pairs

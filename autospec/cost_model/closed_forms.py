@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from autospec.config import SpecConfig
-from autospec.errors import ConfigError
+from autospec.errors import ConfigError, ReplayError
 from autospec.replay import Simulator, acceptance_rows
 
 LENGTHS = (1, 2, 3, 4, 6, 8)
@@ -120,8 +120,13 @@ def independence(simulator: Simulator, drafter: str, lengths: Sequence[int] = LE
         lengths: Of chains.
 
     Raises:
-        ReplayError: The trace does not hold the drafter, or not so long drafts.
+        ReplayError: The trace does not hold the drafter, or not so long drafts; or its tokens are drawn, while the
+            formula is fed with the most probable ones.
     """
+    if not simulator.trace.sampling.is_greedy and simulator.trace.key_of(drafter) is not None:
+        raise ReplayError(
+            f"what the formula is compared with must not be drawn, but under sampling {drafter!r} draws its chains"
+        )
     rows, trace = acceptance_rows(simulator.trace, drafter), simulator.trace
     # Positions where something could be drafted: the last token of an output comes from the target.
     num_places = int((trace.left() > 1).sum())

@@ -1,7 +1,7 @@
 """From a trace and a hardware profile to the speed of any configuration, on the machine that was profiled.
 
-The simulator says which steps a configuration takes, the profile what they cost; what live measurements say otherwise
-is learnt by a Gaussian process over what distinguishes configurations, and added.
+The simulator says which steps a configuration takes, or with which chances it takes them, the profile what they cost;
+what live measurements say otherwise is learnt by a Gaussian process over what distinguishes configurations, and added.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from autospec.cost_model.steps import StepCosts, p95_by_prompt
 from autospec.errors import MeasurementError, ReplayError
 from autospec.profiling import HardwareProfile
 from autospec.records import Measurement
-from autospec.replay import Replay, Simulator
+from autospec.replay import Expectation, Simulator, expected
 from autospec.yardsticks import SPEED, Yardstick
 
 Floats = NDArray[np.float64]
@@ -30,25 +30,28 @@ class Prediction:
 
     Args:
         config: The configuration.
-        seconds: [prompts] of whole calls, prefills included; what was learnt is not in them.
+        seconds: [prompts] of whole calls, prefills included; means where steps have chances; what was learnt is not in
+            them.
         step_seconds: [prompts] mean of a step behind the prefill, as a multiple of plain decoding's.
         log_speedups: [prompts] logarithm of plain decoding's seconds over these.
-        num_steps: [prompts] target forwards behind the prefill.
+        num_steps: [prompts] target forwards behind the prefill; means where steps have chances.
         features: [features] what distinguishes it from others, for learning from errors.
         spread: Standard deviation of its log ratio, as far as measurements have taught; 0 before any.
         log_latency_ratios: [prompts] logarithm of plain decoding's p95 inter-token latency over this one's.
         yardstick: By which configurations are ranked, and whose log ratios are corrected by what was measured.
+        is_exact: Whether the steps are those of a live run; otherwise they are expected, given the recorded texts.
     """
 
     config: SpecConfig
     seconds: Floats
     step_seconds: Floats
     log_speedups: Floats
-    num_steps: NDArray[np.int64]
+    num_steps: Floats
     features: Floats
     spread: float = 0.0
     log_latency_ratios: Floats = field(default_factory=lambda: np.zeros(0))
     yardstick: Yardstick = SPEED
+    is_exact: bool = True
 
     @property
     def log_speedup(self) -> float:
@@ -85,15 +88,13 @@ class Predictor:
         self.prompt_ids = tuple(prompt.prompt_id for prompt in trace.prompts)
         self.categories = tuple(prompt.category for prompt in trace.prompts)
         self._lengths = np.array([prompt.num_prompt for prompt in trace.prompts], dtype=np.int64)
-        recorded = {key.partition("@")[0] for key in trace.forests}
+        recorded = {key.partition("~")[0].partition("@")[0] for key in trace.forests}
         self._names = tuple(sorted(profile.drafters))
         self._costs = StepCosts(profile, recorded, trace.contexts - 1)
         self._residual, self._priced = Residual(), dict[SpecConfig, Prediction | None]()
-        plain = simulator.replay(SpecConfig())
-        gaps = self._costs.gaps(plain)
-        decode = _by_prompt(plain, gaps)
-        self._plain, self._plain_step = self._prefills(plain.config) + decode, decode / plain.per_prompt()
-        self._plain_latency = p95_by_prompt(gaps, plain.prompts, plain.num_prompts)
+        plain = expected(simulator, SpecConfig())
+        self._plain, self._plain_step = self._seconds(plain), self._decode_seconds(plain) / plain.num_steps
+        self._plain_latency = self._latencies(plain)
 
     def predict(self, configs: Sequence[SpecConfig]) -> list[Prediction | None]:
         """Return what configurations would do; None for one that the trace or the profile cannot tell of.
@@ -145,44 +146,58 @@ class Predictor:
 
     def _price_now(self, config: SpecConfig) -> Prediction | None:
         try:
-            replay = self._simulator.replay(config)
-            gaps, prefills = self._costs.gaps(replay), self._prefills(config)
+            steps = expected(self._simulator, config)
+            seconds, decode = self._seconds(steps), self._decode_seconds(steps)
         except (ReplayError, MeasurementError):
             return None
-        steps, decode = replay.per_prompt(), _by_prompt(replay, gaps)
-        seconds = prefills + decode
         return Prediction(
             config=config,
             seconds=seconds,
-            step_seconds=decode / steps / self._plain_step,
+            step_seconds=decode / steps.num_steps / self._plain_step,
             log_speedups=np.log(self._plain / seconds),
-            num_steps=steps,
-            features=self._features(replay),
-            log_latency_ratios=self._log_latency_ratios(replay, gaps),
+            num_steps=steps.num_steps,
+            features=self._features(steps),
+            log_latency_ratios=self._log_latency_ratios(steps),
             yardstick=self.yardstick,
+            is_exact=steps.is_exact,
         )
 
-    def _prefills(self, config: SpecConfig) -> Floats:
-        return self._costs.prefills(self._lengths, config)
+    def _seconds(self, steps: Expectation) -> Floats:
+        """Return the seconds of whole calls: [prompts]."""
+        return self._costs.prefills(self._lengths, steps.config) + self._decode_seconds(steps)
 
-    def _log_latency_ratios(self, replay: Replay, gaps: Floats) -> Floats:
-        own, ratios = p95_by_prompt(gaps, replay.prompts, replay.num_prompts), np.ones(replay.num_prompts)
+    def _decode_seconds(self, steps: Expectation) -> Floats:
+        """Return the seconds behind the prefills, a drafter's own prefill being part of its first draft: [prompts]."""
+        return steps.sums(steps.chances * self._costs.steps(steps)) + self._costs.first_drafts(steps)
+
+    def _latencies(self, steps: Expectation) -> Floats:
+        """Return the p95 inter-token latencies: [prompts]; of expected steps that of all that may be taken."""
+        gaps = self._costs.gaps(steps)
+        return p95_by_prompt(gaps, steps.prompts, steps.num_prompts, None if steps.is_exact else steps.chances)
+
+    def _log_latency_ratios(self, steps: Expectation) -> Floats:
+        own, ratios = self._latencies(steps), np.ones(steps.num_prompts)
         return np.log(np.divide(self._plain_latency, own, out=ratios, where=own > 0.0))
 
     @property
     def _num_features(self) -> int:
-        return 4 + len(self._names)
+        return 5 + len(self._names)
 
-    def _features(self, replay: Replay) -> Floats:
-        """Return how long and how wide its steps are, how much of them is drafting, and who drafts."""
-        num_steps = max(len(replay.nodes), 1)
+    def _features(self, steps: Expectation) -> Floats:
+        """Return how long and how wide its steps are, how much of them is drafting, and who drafts.
+
+        What is only expected is verified by another rule, which takes its own time.
+        """
+        num_steps = max(float(steps.chances.sum()), 1.0)
+        num_tokens = num_steps + float(steps.num_accepted.sum())
         shape = [
-            np.log(num_steps / max(int((replay.accepted.astype(np.int64) + 1).sum()), 1)),
-            replay.nodes.mean() / 8 if len(replay.nodes) else 0.0,
-            replay.calls.mean() / 4 if len(replay.calls) else 0.0,
-            float(replay.config.tree_shape != "chain"),
+            np.log(num_steps / num_tokens),
+            steps.num_drafted.sum() / num_steps / 8,
+            steps.num_calls.sum() / num_steps / 4,
+            float(steps.config.tree_shape != "chain"),
+            float(not steps.is_exact),
         ]
-        return np.array([*shape, *(float(name in replay.config.drafter_names) for name in self._names)])
+        return np.array([*shape, *(float(name in steps.config.drafter_names) for name in self._names)])
 
     def _corrected(self, prices: Sequence[Prediction | None]) -> list[Prediction | None]:
         known = {price.config: price for price in prices if price is not None and not price.config.is_off}
@@ -193,8 +208,3 @@ class Predictor:
             corrected = {self.yardstick.predicted: price.log_ratios + shift}
             known[price.config] = replace(price, spread=float(spread), **corrected)
         return [price if price is None else known.get(price.config, price) for price in prices]
-
-
-def _by_prompt(replay: Replay, gaps: Floats) -> Floats:
-    """Return the seconds behind the prefills, a drafter's own prefill being part of its first draft: [prompts]."""
-    return np.bincount(replay.prompts, gaps, minlength=replay.num_prompts).astype(np.float64)

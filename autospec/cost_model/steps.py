@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from autospec.config import SpecConfig
 from autospec.profiling import HardwareProfile
-from autospec.replay import Replay
+from autospec.replay import Expectation, Replay
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+# What is priced: the arrays of an expectation mean the same.
+Steps = Replay | Expectation
 
 
 class StepCosts:
@@ -40,8 +42,8 @@ class StepCosts:
         """Return the seconds of steps of the plain loop: [steps]."""
         return self._interpolated(("plain",), contexts)
 
-    def steps(self, replay: Replay) -> Floats:
-        """Return the seconds of every step of a replay, drafting, verifying, accepting and committing: [steps].
+    def steps(self, replay: Steps) -> Floats:
+        """Return the seconds of every step where it is taken, drafting, verifying, accepting, committing: [steps].
 
         Raises:
             MeasurementError: More tokens, a longer draft or another context than the profile has.
@@ -55,33 +57,30 @@ class StepCosts:
             total = total + self._drafts(name, replay, contexts)
         return total
 
-    def first_drafts(self, replay: Replay) -> Floats:
+    def first_drafts(self, replay: Steps) -> Floats:
         """Return what each prompt's first draft takes beyond a later one, the prompt through the drafter: [prompts].
 
-        Zero for prompts whose drafts never ran a model.
+        Zero for prompts whose drafts never ran a model; where steps have chances, the mean.
         """
-        extra = np.zeros(replay.num_prompts)
-        ran = replay.calls > 0
-        prompts, first = np.unique(replay.prompts[ran], return_index=True)
-        contexts = (replay.contexts - 1)[ran][first]
+        first = replay.firsts > 0.0
+        extra, contexts = np.zeros(int(first.sum())), (replay.contexts - 1)[first]
         for name in replay.config.drafter_names:
-            if name in self._recorded and len(prompts):
-                extra[prompts] += self._interpolated(("first", name, replay.config.exit_layer), contexts)
-        return np.maximum(extra, 0.0)
+            if name in self._recorded and len(extra):
+                extra += self._interpolated(("first", name, replay.config.exit_layer), contexts)
+        weights = np.maximum(extra, 0.0) * replay.firsts[first]
+        return np.bincount(replay.prompts[first], weights, minlength=replay.num_prompts).astype(np.float64)
 
-    def gaps(self, replay: Replay) -> Floats:
+    def gaps(self, steps: Expectation) -> Floats:
         """Return how long after the tokens before them those of every step come: [steps], first drafts included."""
-        seconds, ran = self.steps(replay), np.flatnonzero(replay.calls > 0)
-        prompts, first = np.unique(replay.prompts[ran], return_index=True)
-        seconds[ran[first]] += self.first_drafts(replay)[prompts]
-        return seconds
+        share = np.divide(steps.firsts, steps.chances, out=np.zeros(len(steps.chances)), where=steps.chances > 0.0)
+        return self.steps(steps) + share * self.first_drafts(steps)[steps.prompts]
 
     def prefills(self, lengths: Ints, config: SpecConfig) -> Floats:
         """Return the seconds of prompts through the target, with what the drafter asks of that: [prompts]."""
         drafter = None if config.is_off else config.drafter_names[0]
         return np.array([self.profile.prefill_seconds(int(one), drafter) for one in lengths])
 
-    def _drafts(self, name: str, replay: Replay, contexts: Ints) -> Floats:
+    def _drafts(self, name: str, replay: Steps, contexts: Ints) -> Floats:
         config = replay.config
         calls, depth = replay.calls.astype(np.int64), replay.depth.astype(np.int64)
         if name not in self._recorded:
@@ -148,18 +147,27 @@ class StepCosts:
         return ends[0] + (ends[1] - ends[0]) * (width - low)
 
 
-def p95_by_prompt(gaps: Floats, prompts: Ints, num_prompts: int) -> Floats:
+def p95_by_prompt(gaps: Floats, prompts: Ints, num_prompts: int, chances: Floats | None = None) -> Floats:
     """Return the 95th percentile of each prompt's gaps, as `autospec.records.p95`: [prompts]; 0 without any.
 
     Args:
         gaps: [steps] seconds.
         prompts: [steps] row of the prompt.
         num_prompts: How many prompts.
+        chances: [steps] that each is taken; the percentile is then the first gap up to which 95 % of the steps that
+            are expected lie. None: all are taken.
     """
-    ordered, result = gaps[np.lexsort((gaps, prompts))], np.zeros(num_prompts)
-    counts = np.bincount(prompts, minlength=num_prompts)
+    order, result = np.lexsort((gaps, prompts)), np.zeros(num_prompts)
+    ordered, counts = gaps[order], np.bincount(prompts, minlength=num_prompts)
     some = counts > 0
-    ends, places = np.cumsum(counts)[some], 0.95 * (counts[some] - 1)
+    ends = np.cumsum(counts)[some]
+    if chances is not None:
+        for row, end, count in zip(np.flatnonzero(some), ends, counts[some], strict=True):
+            reached = np.cumsum(chances[order][end - count : end])
+            place = int(np.searchsorted(reached, 0.95 * reached[-1] - 1e-12))
+            result[row] = ordered[end - count + min(place, count - 1)]
+        return result
+    places = 0.95 * (counts[some] - 1)
     low = ends - counts[some] + places.astype(np.int64)
     high = np.minimum(low + 1, ends - 1)
     result[some] = ordered[low] + (ordered[high] - ordered[low]) * (places % 1.0)

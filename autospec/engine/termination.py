@@ -62,23 +62,37 @@ def stops_by_path(path_probs: ArrayLike, threshold: ArrayLike) -> NDArray[np.boo
 
 
 def stops_by_cost(
-    path_probs: ArrayLike, num_drafted: ArrayLike, expected: ArrayLike, costs: CostCurve
+    next_worths: ArrayLike, num_drafted: ArrayLike, expected: ArrayLike, costs: CostCurve
 ) -> NDArray[np.bool_]:
     """Tell behind which nodes one more token is not worth its time.
 
-    A token is worth drawing where the chance that it counts, which is at most that of the path to it, exceeds the
-    tokens per second of the step so far times the seconds it adds; the rate comes from the cost curve, not a clock.
+    A token is worth drawing where the chance that it counts exceeds the tokens per second of the step so far times the
+    seconds it adds; the rate comes from the cost curve, not a clock.
 
     Args:
-        path_probs: [...] product of the draft probabilities of the chain so far, or of the chances that a calibration
-            makes of them.
+        next_worths: [...] chance that the next token counts; see `next_worths`.
         num_drafted: [...] its tokens.
         expected: [...] tokens the step is expected to emit with it: 1 plus the path probabilities of its nodes.
         costs: What steps cost.
     """
     num_drafted = np.asarray(num_drafted)
     rate = np.asarray(expected) / (costs.target + num_drafted * costs.marginal)
-    return np.asarray(np.asarray(path_probs) <= rate * costs.marginal)
+    return np.asarray(np.asarray(next_worths) <= rate * costs.marginal)
+
+
+def next_worths(path_probs: ArrayLike, chances: ArrayLike, costs: CostCurve) -> NDArray[np.float64]:
+    """Return how likely the token behind each node counts, of which nothing is known but the path to it.
+
+    The drafter's own probabilities give a bound, that of the path. Chances that a calibration makes are right, so that
+    a bound would draft too much: there the next token is taken to be as likely as the last one.
+
+    Args:
+        path_probs: [...] product of the chances of the chain so far.
+        chances: [...] that of its last token.
+        costs: With the calibration, if there is one.
+    """
+    paths = np.asarray(path_probs, dtype=np.float64)
+    return paths if costs.acceptance is None else np.asarray(paths * np.asarray(chances))
 
 
 def heuristic_length(
@@ -164,7 +178,8 @@ class Stopping:
         """
         config, prob = self._config, float(row[token_id])
         self._num_drafted += 1
-        self._path_prob *= self._worth(row, prob) if config.stop_rule == "cost_aware" else prob
+        worth = self._worth(row, prob) if config.stop_rule == "cost_aware" else prob
+        self._path_prob *= worth
         self._expected += self._path_prob
         match config.stop_rule:
             case "confidence" | "adaptive":
@@ -175,7 +190,8 @@ class Stopping:
             case "cumulative":
                 return bool(stops_by_path(self._path_prob, self._threshold))
             case "cost_aware":
-                return bool(stops_by_cost(self._path_prob, self._num_drafted, self._expected, self._costs))
+                following = next_worths(self._path_prob, worth, self._costs)
+                return bool(stops_by_cost(following, self._num_drafted, self._expected, self._costs))
         return False
 
     def _worth(self, row: Tensor, prob: float) -> float:

@@ -12,7 +12,7 @@ from autospec.profiling.fingerprint import device_fingerprint, differences, fing
 
 if TYPE_CHECKING:
     from autospec.profiling.hardware import HardwareProfile, load_profile
-    from autospec.profiling.measure import key_of, profile
+    from autospec.profiling.measure import key_of, profile, profile_text, text_of
     from autospec.profiling.settings import ProfileSettings
 from autospec.profiling.shelf import find_profile, profile_path, shipped_profiles
 
@@ -28,7 +28,9 @@ __all__ = [
     "load_profile",
     "profile",
     "profile_path",
+    "profile_text",
     "shipped_profiles",
+    "text_of",
 ]
 
 _HOMES = {
@@ -39,7 +41,9 @@ _HOMES = {
     "load_profile": "autospec.profiling.hardware",
     "profile": "autospec.profiling.measure",
     "profile_path": "autospec.profiling.shelf",
+    "profile_text": "autospec.profiling.measure",
     "shipped_profiles": "autospec.profiling.shelf",
+    "text_of": "autospec.profiling.measure",
 }
 
 

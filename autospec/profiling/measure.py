@@ -27,6 +27,9 @@ from autospec.workloads import WorkloadSource, load_workload
 if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
 
+# Decoding settings of the steps, name of the text and its tokens.
+Text = tuple[SamplingParams, str, tuple[int, ...]]
+
 
 def profile(
     decoder: SpeculativeDecoder,
@@ -53,8 +56,20 @@ def profile(
         ModelError: The workload is text and the decoder has no tokenizer.
         WorkloadError: A prompt cannot be rendered.
     """
+    return profile_text(decoder, text_of(decoder, workload), settings, on_progress=on_progress, watch=watch)
+
+
+def profile_text(
+    decoder: SpeculativeDecoder,
+    text: Text,
+    settings: ProfileSettings | None = None,
+    *,
+    on_progress: OnProgress = lambda what, used: None,
+    watch: Watch | None = None,
+) -> HardwareProfile:
+    """Measure on a text that `text_of` made, which may be that of a decoder with more drafters; see `profile`."""
     settings, target = settings or ProfileSettings(), decoder.target
-    sampling, name, token_ids = text_of(decoder, workload)
+    sampling, name, token_ids = text
     watch = Clock(target.device) if watch is None else watch
     subject = Subject(target, dict(decoder.drafters), token_ids, sampling, watch)
     own = {name: own_weight_bytes(drafter, target) for name, drafter in subject.drafters.items()}
@@ -89,9 +104,7 @@ def key_of(decoder: SpeculativeDecoder, sampling: SamplingParams) -> str:
     return profile_key(fingerprint, loaded_source(target.name, target), drafters, sampling)
 
 
-def text_of(
-    decoder: SpeculativeDecoder, workload: Workload | Sequence[int] | None
-) -> tuple[SamplingParams, str, tuple[int, ...]]:
+def text_of(decoder: SpeculativeDecoder, workload: Workload | Sequence[int] | None) -> Text:
     """Return decoding settings, name and tokens of what is decoded: all prompts to tune on, one behind the other."""
     if workload is None:
         workload = load_workload(WorkloadSource(pocket.workload_path(), name="pocket"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,11 @@ class AcceptanceRows:
     is_reached: NDArray[np.bool_]
     is_accepted: NDArray[np.bool_]
     prompts: NDArray[np.int64]
+
+    @classmethod
+    def join(cls, parts: Sequence[AcceptanceRows]) -> AcceptanceRows:
+        """Return all rows of several, of one trace."""
+        return cls(*(np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls)))
 
     @property
     def num_rows(self) -> int:

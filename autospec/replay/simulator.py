@@ -62,6 +62,14 @@ class Replay:
         """Number of prompts in the trace."""
         return len(self.dropped)
 
+    @property
+    def firsts(self) -> NDArray[np.float64]:
+        """1 for each prompt's first step that runs a draft model, 0 for the others: [steps]."""
+        called = np.nonzero(self.calls > 0)[0]
+        found = np.zeros(len(self.calls))
+        found[called[np.unique(self.prompts[called], return_index=True)[1]]] = 1.0
+        return found
+
     def per_prompt(self, counts: NDArray[np.int16] | None = None) -> NDArray[np.int64]:
         """Return the sum of one of the arrays for every prompt, or how many steps it has: [prompts]."""
         weights = None if counts is None else counts.astype(np.float64)

@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 
 from autospec.config import SpecConfig
 from autospec.engine.costs import CostCurve
-from autospec.engine.termination import stops_by_confidence, stops_by_cost, stops_by_entropy, stops_by_path
+from autospec.engine.termination import (
+    next_worths,
+    stops_by_confidence,
+    stops_by_cost,
+    stops_by_entropy,
+    stops_by_path,
+)
 from autospec.engine.tree import TokenTree
 from autospec.errors import ReplayError
 from autospec.replay.forest import DraftForest, Drawn, Floats, Ints
@@ -147,28 +153,29 @@ class Chains:
             case "cumulative":
                 ends = stops_by_path(self._path_probs, config.stop_threshold)
             case "cost_aware":
-                paths = self._worths(costs)
-                ends = stops_by_cost(paths, np.arange(1, paths.shape[1] + 1), 1.0 + paths.cumsum(axis=1), costs)
+                chances = self._worths(costs)
+                paths, places = chances.cumprod(axis=1), np.arange(1, chances.shape[1] + 1)
+                ends = stops_by_cost(next_worths(paths, chances, costs), places, 1.0 + paths.cumsum(axis=1), costs)
             case _:
                 return np.full(len(self.probs), self.probs.shape[1] + 1, dtype=np.int64)
         return first_true(ends)
 
     def _worths(self, costs: CostCurve) -> NDArray[np.float64]:
-        """Return how likely each chain counts up to each token, as the cost-aware rule takes it: [positions, depth].
+        """Return how likely each token of a chain counts, as the cost-aware rule takes it: [positions, depth].
 
         Raises:
             ReplayError: The rule reads second candidates, and none were recorded.
         """
         calibration = costs.acceptance
         if calibration is None:
-            return self._path_probs
+            return self.probs.astype(np.float64)
         if self.gaps is None and calibration.gap:
             raise ReplayError("a calibration that reads second candidates needs them recorded, but width is 1")
         gaps = np.nan if self.gaps is None else self.gaps
         with np.errstate(divide="ignore"):
             log_probs = np.log(self.probs.astype(np.float64))
         places = np.arange(1, self.probs.shape[1] + 1)
-        return np.asarray(calibration.probs(log_probs, self.entropies, gaps, places).cumprod(axis=1))
+        return calibration.probs(log_probs, self.entropies, gaps, places)
 
     @property
     def _path_probs(self) -> NDArray[np.float64]:

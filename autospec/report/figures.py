@@ -142,6 +142,8 @@ def predicted_and_measured(run: RunFiles) -> Figure | None:
     errors = [abs(math.expm1(math.log(predicted / speed.value))) for _, predicted, speed in pairs]
     subtitle = f"{len(pairs)} configurations, off by {100 * sum(errors) / len(errors):.1f} % on average, "
     subtitle += "each on the prompts it was measured on; " + conditions(run)
+    if any(config in run.expected for config, _, _ in pairs):
+        subtitle += "; hollow: of expected steps"
     figure, (axes,) = make_panels(("",), "Speedup, measured over predicted", subtitle, (6.4, 5.2))
     colours = colours_of(run)
     values = [value for _, predicted, speed in pairs for value in (predicted, speed.value)]
@@ -150,7 +152,8 @@ def predicted_and_measured(run: RunFiles) -> Figure | None:
     for config, predicted, speed in pairs:
         colour = colours[config.drafter]
         axes.vlines(predicted, speed.low, min(speed.high, 100.0), color=colour, lw=1.2, alpha=0.6)
-        axes.plot(predicted, speed.value, "o", ms=6, mfc=colour, mec="white", mew=0.8, zorder=3)
+        face, edge = ("white", colour) if config in run.expected else (colour, "white")
+        axes.plot(predicted, speed.value, "o", ms=6, mfc=face, mec=edge, mew=0.8, zorder=3)
     speed_axis(axes, [speed for _, _, speed in pairs])
     axes.xaxis.set_major_locator(AutoLocator())
     axes.set_xlabel("predicted, before anything was measured")

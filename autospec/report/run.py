@@ -67,6 +67,7 @@ class RunFiles:
         predictions: Configuration to prompt to the log speedup that was predicted; empty where nothing was.
         objective: What was looked for.
         front: Of `result.json`, rows of the Pareto set where memory was weighed too; empty elsewhere.
+        expected: Configurations whose prediction is of expected steps, not of replayed ones.
     """
 
     measurements: tuple[Measurement, ...]
@@ -76,6 +77,7 @@ class RunFiles:
     predictions: Mapping[SpecConfig, Mapping[str, float]] = field(default_factory=dict)
     objective: str = "tokens_per_second"
     front: tuple[FrontRow, ...] = ()
+    expected: frozenset[SpecConfig] = frozenset()
 
     @property
     def yardstick(self) -> Yardstick:
@@ -120,14 +122,16 @@ def read_run(output_dir: Path) -> RunFiles:
     for one in measurements:
         if one.config.is_off and one.stage == "search":
             baseline[one.prompt_id].append(DECISIVE[objective].log_ratio(one))
+    predictions, expected = _predictions(output_dir / "predictions.json")
     return RunFiles(
         measurements,
         _trials([one for one in measurements if one.stage == "search"], failed, DECISIVE[objective]),
         noise_floor(baseline) if baseline else None,
         str(identity.get("machine", {}).get("device_name", "")),
-        _predictions(output_dir / "predictions.json"),
+        predictions,
         objective,
         _front(output_dir / "result.json"),
+        expected,
     )
 
 
@@ -152,15 +156,16 @@ def _front(path: Path) -> tuple[FrontRow, ...]:
         raise MeasurementError(f"a run must hold a readable result, but {path}: {error}") from error
 
 
-def _predictions(path: Path) -> dict[SpecConfig, dict[str, float]]:
+def _predictions(path: Path) -> tuple[dict[SpecConfig, dict[str, float]], frozenset[SpecConfig]]:
+    """Return what was predicted, and of which configurations steps were only expected."""
     if not path.is_file():
-        return {}
+        return {}, frozenset()
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            SpecConfig.from_json(row["config"]): dict(zip(document["prompt_ids"], row["log_speedups"], strict=True))
-            for row in document["rows"]
-        }
+        rows = {SpecConfig.from_json(row["config"]): row for row in document["rows"]}
+        known = {one: dict(zip(document["prompt_ids"], row["log_speedups"], strict=True)) for one, row in rows.items()}
+        # Runs of versions that expected nothing do not say so.
+        return known, frozenset(config for config, row in rows.items() if not row.get("is_exact", True))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MeasurementError(f"a run must hold readable predictions, but {path}: {error}") from error
 

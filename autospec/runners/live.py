@@ -33,6 +33,11 @@ _WARM_UP_TOKENS = 8
 _OFF = SpecConfig()
 
 
+def sampling_of(sampling: SamplingParams, prompt: Prompt) -> SamplingParams:
+    """Return the decoding settings under which a prompt is measured: with a seed of its own, the same every time."""
+    return replace(sampling, seed=sampling.seed + zlib.crc32(prompt.prompt_id.encode()))
+
+
 @dataclass(frozen=True, slots=True)
 class _Timed:
     """What a call brought, a generation for each prompt of the group, and how long the whole call took."""
@@ -106,7 +111,7 @@ class LiveRunner:
         """Time one prompt, with its companions, under `config` and under plain decoding; see `Runner`."""
         try:
             group = [self._decoder.render(one) for one in (prompt, *prompt.companions)]
-            sampling = replace(self._sampling, seed=self._sampling.seed + zlib.crc32(prompt.prompt_id.encode()))
+            sampling = sampling_of(self._sampling, prompt)
             self._warm_up(config, group, sampling)
             turn = (config, prompt.category, stage, repeat)
             config_first = bool((self._turns[turn] + repeat) % 2)

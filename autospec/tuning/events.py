@@ -168,12 +168,16 @@ class Guided:
         num_priced: Of them those that could be.
         best: The best of them, with what is predicted of their speedup.
         noise: Spread of the profile's timings.
+        num_expected: Of those priced, how many whose steps are not replayed but expected.
+        expected: Which of the best these are.
     """
 
     num_asked: int
     num_priced: int
     best: tuple[tuple[SpecConfig, float], ...]
     noise: float
+    num_expected: int = 0
+    expected: tuple[SpecConfig, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

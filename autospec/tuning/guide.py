@@ -51,9 +51,10 @@ class Guide:
     ) -> None:
         self._predictor, self._every_drafter = predictor, every_drafter
         asked = [config for config in dict.fromkeys(candidates) if not config.is_off]
-        priced = zip(asked, predictor.predict(asked), strict=True)
-        self.candidates = [config for config, price in priced if price is not None]
-        self.num_asked, self.num_priced = len(asked), len(self.candidates)
+        prices = [price for price in predictor.predict(asked) if price is not None]
+        self.candidates = [price.config for price in prices]
+        self.num_asked, self.num_priced = len(asked), len(prices)
+        self.num_expected = sum(not price.is_exact for price in prices)
         self.is_complete = is_whole and self.num_priced == self.num_asked
 
     def ranked(self) -> list[Prediction]:

@@ -14,6 +14,7 @@ from autospec.yardsticks import SPEED, Yardstick
 
 if TYPE_CHECKING:
     from autospec.cost_model import CrossValidation, Independence
+    from autospec.tuning.calibrating import Calibrated
     from autospec.tuning.preparing import Preparation
 
 
@@ -39,19 +40,23 @@ class Predicted:
     Args:
         num_asked: Configurations that were to be priced.
         num_priced: Of them those that could be.
+        num_expected: Of these, those whose steps are not replayed but expected.
         error: Of predictions, on configurations that the search measured on all its prompts; None without any.
         noise: Of the mean over prompts that each of these was compared with: errors below it say nothing.
         held_out: What came of predictions on held-out prompts.
         independence: Of each drafter, how far the field's closed form is off, which takes acceptance for independent.
+        acceptance: Of each drafter, how good the chances are that the cost-aware rule reads.
         yardstick: Of what was predicted.
     """
 
     num_asked: int
     num_priced: int
+    num_expected: int
     error: CrossValidation | None
     noise: float
     held_out: tuple[HeldOut, ...]
     independence: tuple[Independence, ...]
+    acceptance: tuple[Calibrated, ...] = ()
     yardstick: Yardstick = SPEED
 
     def to_json(self) -> dict[str, Any]:
@@ -62,6 +67,7 @@ class Predicted:
             "noise": self.noise,
             "num_priced": self.num_priced,
             "num_asked": self.num_asked,
+            "num_expected": self.num_expected,
             "held_out": [
                 {
                     "config": one.config.to_json(),
@@ -72,13 +78,14 @@ class Predicted:
                 for one in self.held_out
             ],
             "independence": [one.to_json() for one in self.independence],
+            "acceptance": [one.to_json() for one in self.acceptance],
         }
 
 
 def predictions_json(prepared: Preparation) -> dict[str, Any]:
     """Return what `predictions.json` holds: every configuration that was priced, uncorrected, the best first.
 
-    Log speedups stand in the order of the prompts.
+    Log speedups stand in the order of the prompts; `is_exact` tells replayed steps from expected ones.
     """
     rows = filter(None, map(prepared.predictor.uncorrected, prepared.guide.candidates))
     ranked = sorted(rows, key=lambda one: (-one.log_ratio, one.config.config_hash))
@@ -88,6 +95,7 @@ def predictions_json(prepared: Preparation) -> dict[str, Any]:
             {
                 "config": one.config.to_json(),
                 "speedup": round(math.exp(one.log_speedup), 4),
+                "is_exact": one.is_exact,
                 "log_speedups": [round(value, 4) for value in one.log_speedups.tolist()],
                 **({} if one.yardstick == SPEED else {one.yardstick.name: round(math.exp(one.log_ratio), 4)}),
             }
@@ -110,11 +118,13 @@ def look_back(prepared: Preparation, measurements: Sequence[Measurement], noise_
     return Predicted(
         num_asked=prepared.guide.num_asked,
         num_priced=prepared.guide.num_priced,
+        num_expected=prepared.guide.num_expected,
         error=cross_validate(prepared.predictor, search) if search else None,
         noise=noise_floor * math.sqrt(2.0 / max(len(prepared.predictor.prompt_ids), 1)),
         held_out=tuple(_held_out(prepared, [one for one in measurements if one.stage == "confirm"])),
         independence=prepared.independence,
         yardstick=prepared.predictor.yardstick,
+        acceptance=prepared.acceptance,
     )
 
 

@@ -14,11 +14,20 @@ from typing import TYPE_CHECKING
 
 from autospec.config import SpecConfig
 from autospec.cost_model import Independence, Predictor, independence
-from autospec.engine.costs import CostCurve
 from autospec.errors import MeasurementError, ProfileError, ReplayError
-from autospec.profiling import HardwareProfile, ProfileSettings, find_profile, key_of, profile, profile_path
+from autospec.profiling import (
+    HardwareProfile,
+    ProfileSettings,
+    find_profile,
+    key_of,
+    profile_path,
+    profile_text,
+    text_of,
+)
 from autospec.records import Prompt
 from autospec.replay import RecordedPrompt, Recorder, RecordingBudget, Simulator, Trace, rank_acceptance
+from autospec.runners.live import sampling_of
+from autospec.tuning.calibrating import Calibrated, calibrate, cost_curves, readers
 from autospec.tuning.events import Guided, PhaseStarted, Warned
 from autospec.tuning.guide import Guide
 from autospec.tuning.log import MeasurementLog
@@ -49,28 +58,29 @@ class Preparation:
         space: With optimal trees made for what was recorded.
         predictor: Behind the guide.
         independence: How far the field's closed form is off, for each drafter whose chains are recorded.
+        acceptance: What the cost-aware rule reads, for each drafter of a space that has it.
     """
 
     guide: Guide
     space: SearchSpace
     predictor: Predictor
     independence: tuple[Independence, ...] = ()
+    acceptance: tuple[Calibrated, ...] = ()
 
 
 def prepare(task: Task, log: MeasurementLog, measurer: Measurer, prompts: Sequence[Prompt]) -> Preparation | None:
     """Record, profile and price; None, with a warning, where this task cannot be predicted.
 
-    The decoder keeps what its drafts cost, for the cost-aware stopping rule.
+    The decoder keeps what its drafts cost and are worth, for the cost-aware stopping rule. Under
+    sampling, steps are replayed where the rule keeps plain decoding's tokens, and expected for other lossless rules.
 
     Args:
-        task: What is tuned; greedy decoding only, a trace of sampled text does not decide what is accepted.
+        task: What is tuned.
         log: Keeps which configurations were priced.
         measurer: Keeps the time of the phases.
         prompts: Of a trial.
     """
     space = task.space.under(task.workload.sampling)
-    if not task.workload.sampling.is_greedy:
-        return None
     try:
         with measurer.phase("record"):
             task.on_event(PhaseStarted("record", 0))
@@ -80,16 +90,23 @@ def prepare(task: Task, log: MeasurementLog, measurer: Measurer, prompts: Sequen
             costs = _profile(task, trace, space)
         with measurer.phase("replay"):
             space = space.with_trees(TreeMaker(log.decide("rank_acceptance", lambda: _by_rank(trace, space))))
-            task.decoder.costs = _costs(costs, trace, space)
+            acceptance = _calibrated(task, trace, space)
+            task.decoder.costs = cost_curves(costs, trace, readers(space), acceptance)
             simulator = Simulator(trace, task.decoder.drafters, costs=task.decoder.costs, recorder=recorder)
             predictor = Predictor(simulator, costs, task.goal.yardstick)
             guide = _guide(task, log, predictor, space)
     except (ReplayError, MeasurementError, ProfileError) as error:
         task.on_event(Warned(f"nothing is predicted, the search goes without: {error} ({_REMEDY})"))
         return None
-    told = tuple((one.config, math.exp(one.log_ratio)) for one in guide.ranked()[:3])
-    task.on_event(Guided(guide.num_asked, guide.num_priced, told, costs.noise.spread))
-    return Preparation(guide, space, predictor, _independence(simulator, space))
+    task.on_event(_told(guide, costs.noise.spread))
+    return Preparation(guide, space, predictor, _independence(simulator, space), acceptance)
+
+
+def _told(guide: Guide, noise: float) -> Guided:
+    best = guide.ranked()[:3]
+    speeds = tuple((one.config, math.exp(one.log_ratio)) for one in best)
+    expected = tuple(one.config for one in best if not one.is_exact)
+    return Guided(guide.num_asked, guide.num_priced, speeds, noise, guide.num_expected, expected)
 
 
 def _trace(task: Task, prompts: Sequence[Prompt], space: SearchSpace) -> tuple[Trace, Recorder]:
@@ -101,11 +118,12 @@ def _trace(task: Task, prompts: Sequence[Prompt], space: SearchSpace) -> tuple[T
             return Trace.load(place), recorder
         except ReplayError:  # cut short by a kill: recorded again
             continue
+    sampling = task.workload.sampling
     asked = [
-        RecordedPrompt(one.prompt_id, one.category, tuple(task.decoder.render(one)), task.workload.sampling.seed)
+        RecordedPrompt(one.prompt_id, one.category, tuple(task.decoder.render(one)), sampling_of(sampling, one).seed)
         for one in prompts
     ]
-    trace = recorder.record(asked, task.workload.max_new_tokens)
+    trace = recorder.record(asked, task.workload.max_new_tokens, sampling)
     trace.save(folder)
     return trace, recorder
 
@@ -135,6 +153,8 @@ def _budget(space: SearchSpace) -> RecordingBudget:
         width=max(widths, default=usual.width) if not is_chain else 2,
         max_nodes=0 if is_chain else usual.max_nodes,
         exit_layers=exits,
+        # Without one of its own a drafter has the target's: what ranks are read from.
+        draft_temperatures=tuple(sorted({-1.0, *(float(value) for value in _values(space, "draft_temperature"))})),
     )
 
 
@@ -144,9 +164,11 @@ def _profile(task: Task, trace: Trace, space: SearchSpace) -> HardwareProfile:
     if own.is_file():
         return find_profile(own)
     made = task.hardware if isinstance(task.hardware, HardwareProfile) else _kept(task, trace)
+    if made is not None and made.sampling.is_greedy != task.workload.sampling.is_greedy:
+        task.on_event(Warned("a profile should be measured under the decoding that is tuned: sampling takes its time"))
     if made is None:
-        text = [token for prompt in task.workload.tune for token in task.decoder.render(prompt)]
-        made = profile(_only_tried(task, space), text, _short(task, trace, space))
+        text = text_of(task.decoder, task.workload)
+        made = profile_text(_only_tried(task, space), text, _short(task, trace, space))
     made.save(own)
     return made
 
@@ -187,12 +209,12 @@ def _reach(trace: Trace) -> tuple[int, int]:
     return int(trace.contexts.min()) - 1, int(trace.contexts.max()) - 1
 
 
-def _costs(costs: HardwareProfile, trace: Trace, space: SearchSpace) -> dict[str, CostCurve]:
-    """Return, where the space has the rule that reads them, what drafts cost in the middle of the trace's contexts."""
-    if "cost_aware" not in _values(space, "stop_rule"):
-        return {}
-    names = {str(value) for value in _values(space, "drafter")} & set(costs.drafters)
-    return {name: costs.cost_curve(name, sum(_reach(trace)) // 2) for name in sorted(names)}
+def _calibrated(task: Task, trace: Trace, space: SearchSpace) -> tuple[Calibrated, ...]:
+    found = calibrate(trace, readers(space))
+    for one in found:
+        if one.note:
+            task.on_event(Warned(f"stop_rule cost_aware reads the own probabilities of {one.drafter!r}: {one.note}"))
+    return found
 
 
 def _by_rank(trace: Trace, space: SearchSpace) -> dict[str, list[float]]:

@@ -40,6 +40,7 @@ def replay_study(
         now: Seconds from an arbitrary start.
     """
     end = now() + seconds
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(
         direction="maximize",
         sampler=optuna.samplers.TPESampler(

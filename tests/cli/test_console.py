@@ -15,11 +15,16 @@ from autospec.cli.narration import Narrator, plan_lines, trial_line
 from autospec.cli.summary import summary_lines
 from autospec.comparison import Estimate
 from autospec.config import SpecConfig
+from autospec.cost_model import AcceptanceModel
+from autospec.cost_model.acceptance import ClassifierScore
+from autospec.engine.calibration import AcceptanceCalibration
 from autospec.records import Measurement, Prompt
 from autospec.tuning import StudyPlan, TrialReport, TuningResult
-from autospec.tuning.events import Measured, NoiseMeasured, PhaseStarted, PlanMade, TrialDone, Warned
+from autospec.tuning.calibrating import Calibrated
+from autospec.tuning.events import Guided, Measured, NoiseMeasured, PhaseStarted, PlanMade, TrialDone, Warned
 from autospec.tuning.log import Failure
 from autospec.tuning.pareto import ParetoRow
+from autospec.tuning.predicted import Predicted
 from autospec.tuning.result import TokenIdentity
 from autospec.yardsticks import LATENCY
 
@@ -129,6 +134,19 @@ def test_a_study_is_told_in_plain_lines_where_there_is_no_terminal(
     assert "warning: something" in lines
     assert "  draft x4 exact" in lines
     assert lines[-1] == "  nothing: no configuration is left"
+
+
+def test_what_is_predicted_says_which_steps_are_expected() -> None:
+    drawn = replace(DRAFT4, accept_rule="block")
+    lines = _told([Guided(1200, 1000, ((drawn, 1.5), (DRAFT4, 1.25)), 0.012, 300, (drawn,))]).splitlines()
+    assert lines == [
+        "priced 1,000 of 1,200 configurations, 300 of them by expected steps; 200 others only measuring can tell; "
+        "noise of a profiled step 1.2%",
+        "  predicted 1.50x  draft x4 block (expected)",
+        "  predicted 1.25x  draft x4 exact",
+    ]
+    (first, *_) = _told([Guided(10, 10, (), 0.012)]).splitlines()
+    assert first == "priced 10 of 10 configurations; noise of a profiled step 1.2%"
 
 
 def test_a_terminal_gets_a_progress_bar(plan: StudyPlan) -> None:
@@ -260,3 +278,15 @@ def test_ratios_and_times_in_words() -> None:
     assert ratio(Estimate(1.5, 0.0, 1e9, 1)) == "1.50x [0.00, >100]"
     assert ratio(None) == "-"
     assert (minutes(3.14), minutes(90), minutes(math.inf)) == ("3.1 s", "1.5 min", "no limit")
+
+
+def test_the_summary_says_how_good_chances_of_acceptance_are(result: TuningResult, tmp_path: Path) -> None:
+    scores = [ClassifierScore(loss, 0.1, 0.0, None) for loss in (0.4, 0.5, 0.6)]
+    model = AcceptanceModel(AcceptanceCalibration(0.0), 100, 6, *scores)
+    known = (Calibrated("draft", model), Calibrated("early_exit", None, "too little"))
+    predicted = Predicted(10, 10, 0, None, 0.01, (), (), known)
+    lines = [line for line in summary_lines(replace(result, predicted=predicted), tmp_path) if "chances" in line]
+    assert lines == [
+        "chances of acceptance of draft, which stop_rule cost_aware reads: log loss 0.400 on prompts left out, "
+        "0.600 of their constant rate"
+    ]

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
+from autospec import replay
 from autospec.cli import main
+from autospec.config import SamplingParams
+from autospec.engine.costs import CostCurve
 from autospec.engine.decoder import SpeculativeDecoder
 from autospec.engine.drafters import NgramDrafter
 from autospec.engine.model import CausalLM
-from autospec.profiling import ProfileSettings, profile
+from autospec.profiling import ProfileSettings, find_profile, profile
 from autospec.replay import RecordedPrompt, Recorder, RecordingBudget
 
 TEXT = [(7 * place + place // 5) % 60 for place in range(200)]
@@ -61,6 +64,43 @@ def test_a_space_is_priced_and_said_to_be_predicted(words: list[str], capsys: py
     assert speedups == sorted(speedups, reverse=True)
     assert document["num_priced"] == len(speedups)
     assert document["best"] == (document["ranked"][0]["config"] if speedups[0] > 1.0 else {"draft_length": 0})
+
+
+def test_under_sampling_it_says_which_steps_are_expected(
+    words: list[str], tiny_model: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decoder = SpeculativeDecoder(CausalLM(tiny_model("llama"), "tiny"), {"ngram": NgramDrafter()})
+    prompts = [RecordedPrompt(name, name[0], tuple(TEXT[:16])) for name in ("a1", "b1")]
+    Recorder(decoder, RecordingBudget(max_depth=4)).record(prompts, 12, SamplingParams(temperature=1.0)).save("drawn")
+    Path("space.yaml").write_text(SPACE + "  accept_rule: {choices: [exact, rejection]}\n")
+    assert main([words[0], "trace=drawn", *words[2:], "shown=9"]) == 0
+    shown = capsys.readouterr().out
+    (path,) = Path("outputs/replay").glob("*/replay.json")
+    document = json.loads(path.read_text())
+    rules = [(one["config"].get("accept_rule", "exact"), one["is_exact"]) for one in document["ranked"]]
+    assert set(rules) == {("exact", True), ("rejection", False)}
+    num_expected = rules.count(("rejection", False))
+    assert document["num_expected"] == num_expected
+    assert f"from trace and profile, {num_expected} of them by expected steps" in shown
+    assert shown.count(" rejection (expected)  ") == num_expected
+
+
+def test_the_cost_aware_rule_has_the_costs_of_the_profile(
+    words: list[str], tiny_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[dict[str, CostCurve]] = []
+
+    class Watched(replay.Simulator):
+        def __init__(self, *parts: Any, **options: Any) -> None:
+            given.append(options["costs"])
+            super().__init__(*parts, **options)
+
+    monkeypatch.setattr(replay, "Simulator", Watched)
+    assert main(words) == 0
+    assert given == [{}]  # a space without the rule reads none
+    Path("space.yaml").write_text(SPACE + "  stop_rule: {choices: [static, cost_aware]}\n")
+    main(words)
+    assert given[1] == {"ngram": find_profile("profile.json").cost_curve("ngram", 21)}  # between 16 and 26 tokens
 
 
 def test_it_says_the_same_twice(words: list[str]) -> None:

@@ -6,18 +6,21 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from autospec.config import SpecConfig
-from autospec.cost_model import Prediction, Predictor, cross_validate
+from autospec.config import SamplingParams, SpecConfig
+from autospec.cost_model import Prediction, Predictor, cross_validate, independence
 from autospec.cost_model.steps import p95_by_prompt
 from autospec.engine.decoder import SpeculativeDecoder
-from autospec.errors import MeasurementError
+from autospec.errors import MeasurementError, ReplayError
 from autospec.profiling import HardwareProfile
 from autospec.records import Measurement, StepStats, p95
-from autospec.replay import RecordedPrompt, Simulator, Trace
+from autospec.replay import RecordedPrompt, Recorder, RecordingBudget, Simulator, Trace
 from autospec.yardsticks import LATENCY, SPEED
 
 NUM_NEW = 24
@@ -215,3 +218,80 @@ def test_steps_are_compared_as_multiples_of_plain_steps(
 def test_nothing_to_compare_is_refused(predictor: Predictor, measured: Callable[..., Measurement]) -> None:
     with pytest.raises(MeasurementError, match="predicted and measured"):
         cross_validate(predictor, [measured(SpecConfig(), predictor.prompt_ids[0], 0.0)])
+
+
+SAMPLING = SamplingParams(temperature=1.0)
+NUM_SEEDS, NUM_SAMPLED = 60, 10
+
+
+@pytest.fixture(scope="module")
+def sampler() -> SpeculativeDecoder:
+    """Two untrained models that are sure of themselves and agree about as often as not."""
+    config = LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=64, bos_token_id=1, eos_token_id=2, initializer_range=0.3,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    target, drafter = LlamaForCausalLM(config).eval(), LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for own, other in zip(drafter.parameters(), target.parameters(), strict=True):
+            own.copy_(0.8 * other + 0.2 * own)
+    return SpeculativeDecoder.from_pretrained(target, {"draft": drafter, "ngram": "ngram"}, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def sampled(sampler: SpeculativeDecoder, by_hand: HardwareProfile) -> Predictor:
+    """One prompt, sampled with many seeds."""
+    prompts = [RecordedPrompt(f"p{seed}", "any", (5, 6, 7, 5), seed) for seed in range(NUM_SEEDS)]
+    trace = Recorder(sampler, RecordingBudget(4, 2, 0)).record(prompts, NUM_SAMPLED, SAMPLING)
+    return Predictor(Simulator(trace), by_hand)
+
+
+def standard_errors_off(
+    sampler: SpeculativeDecoder, predictor: Predictor, asked: SpecConfig, run: SpecConfig
+) -> np.ndarray:
+    """How many standard errors predicted steps and seconds are off those of live runs of other seeds: [2]."""
+    price = known(predictor, asked)
+    live = []
+    for seed in range(1000, 1000 + 2 * NUM_SEEDS):
+        sampling = replace(SAMPLING, seed=seed)
+        options: dict[str, Any] = {"sampling": sampling, "max_new_tokens": NUM_SAMPLED, "ignore_eos": True}
+        stats = sampler.generate([(5, 6, 7, 5)], config=run, **options)[0].stats
+        # A prompt of 4 tokens and the first draft's 2 more; the mean context is within 5 of 9, 0.05 of a step's 12.
+        seconds = 4.0 + 2.0 + stats.num_steps * (11.5 + 0.125 + 0.09) + stats.num_drafted * 2.0
+        live.append((stats.num_steps, seconds))
+    own, found = np.stack([price.num_steps, price.seconds], axis=1), np.array(live)
+    spread = own.var(axis=0, ddof=1) / len(own) + found.var(axis=0, ddof=1) / len(found)
+    return np.asarray(np.abs(own.mean(axis=0) - found.mean(axis=0)) / np.sqrt(spread))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SpecConfig("draft", 3, accept_rule="rejection"),
+        SpecConfig("draft", 4, accept_rule="block", stop_rule="heuristic", draft_length_start=1),
+    ],
+    ids=["rejection", "block-heuristic"],
+)
+def test_under_sampling_steps_and_seconds_are_those_of_live_runs_on_average(
+    sampler: SpeculativeDecoder, sampled: Predictor, config: SpecConfig
+) -> None:
+    # Means of 60 texts and of 120 runs: by chance one of the two is 4 standard errors off once in 8,000 times.
+    assert np.all(standard_errors_off(sampler, sampled, config, config) < 4.0)
+    assert not known(sampled, config).is_exact
+
+
+def test_live_runs_of_another_rule_are_not_what_is_predicted(sampler: SpeculativeDecoder, sampled: Predictor) -> None:
+    asked, other = (SpecConfig("draft", 3, accept_rule=rule) for rule in ("rejection", "exact"))
+    assert np.all(standard_errors_off(sampler, sampled, asked, other) > 4.0)
+
+
+def test_what_is_exact_is_told_from_what_is_expected(sampled: Predictor) -> None:
+    exact, drawn = known(sampled, SpecConfig("draft", 3)), known(sampled, SpecConfig("draft", 3, accept_rule="block"))
+    assert (exact.is_exact, drawn.is_exact) == (True, False)
+    assert exact.num_steps.tolist() == np.round(exact.num_steps).tolist()
+    # Another rule takes its own time, so that it may err otherwise.
+    assert exact.features[4] != drawn.features[4]
+    assert known(sampled, SpecConfig()).log_speedups.tolist() == [0.0] * NUM_SEEDS
+    with pytest.raises(ReplayError, match="under sampling 'draft' draws its chains"):
+        independence(sampled._simulator, "draft")

@@ -47,12 +47,17 @@ def test_the_cost_aware_rule_takes_the_calibrated_chance_for_the_probability() -
     plain = Stopping(SpecConfig("draft", 8, stop_rule="cost_aware"), costs)
     plain.begin()
     assert [plain.ends(row, 0) for _ in range(3)] == [False, False, True]
-    # Expected 1.5 after 1.25: a second pays above 1.2 * 0.25 = 0.3. Then 0.25: 1.75 / 1.5 -> 0.29, so it is the last.
+    # Expected 1.5 after 1.25: a second pays above 1.2 * 0.25 = 0.3, and counts with 0.5 * 0.5, so there is none.
     even = AcceptanceCalibration(intercept=-log_prob - gap, log_prob=1.0, gap=1.0)
     known = Stopping(SpecConfig("draft", 8, stop_rule="cost_aware"), CostCurve(1.0, 0.05, 0.2, acceptance=even))
     known.begin()
-    assert [known.ends(row, 0) for _ in range(2)] == [False, True]
+    assert known.ends(row, 0)
+    # Where tokens are cheaper, 0.25 beats 1.5 / 1.15 * 0.15 = 0.196; behind two, 0.125 not 1.75 / 1.3 * 0.15 = 0.2.
+    cheap = Stopping(SpecConfig("draft", 8, stop_rule="cost_aware"), CostCurve(1.0, 0.05, 0.1, acceptance=even))
+    cheap.begin()
+    assert [cheap.ends(row, 0) for _ in range(2)] == [False, True]
     later = AcceptanceCalibration(intercept=60.0, position=-30.0)
     placed = Stopping(SpecConfig("draft", 8, stop_rule="cost_aware"), CostCurve(1.0, 0.05, 0.2, acceptance=later))
     placed.begin()
-    assert [placed.ends(row, 0) for _ in range(3)] == [False, False, True]
+    # The second counts at even odds, after which 2.5 are expected in 1.5: a third would have to beat 0.42.
+    assert [placed.ends(row, 0) for _ in range(2)] == [False, True]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from autospec.config import SpecConfig
+from autospec.engine.calibration import AcceptanceCalibration
 from autospec.engine.costs import CostCurve
 from autospec.engine.termination import (
     Stopping,
     adapted_threshold,
     heuristic_length,
+    next_worths,
     stops_by_confidence,
     stops_by_cost,
     stops_by_entropy,
@@ -87,6 +91,13 @@ def test_svip_stops_above_the_root_of_the_entropy_and_adaedl_below_its_bound() -
 def test_the_path_rule_compares_the_whole_path() -> None:
     assert stops_by_path([[0.5, 0.2]], [[0.3, 0.2]]).tolist() == [[False, False]]
     assert stops_by_path(0.19, 0.2)
+
+
+def test_the_next_token_is_as_likely_as_the_last_where_chances_are_right() -> None:
+    own = CostCurve(1.0, 0.05, 0.2)
+    assert next_worths([0.8, 0.4], [0.8, 0.5], own).tolist() == [0.8, 0.4]  # the path's own, a bound
+    known = replace(own, acceptance=AcceptanceCalibration(0.0))
+    assert next_worths([0.8, 0.4], [0.8, 0.5], known).tolist() == pytest.approx([0.64, 0.2])
 
 
 def test_a_token_is_drafted_while_it_pays() -> None:

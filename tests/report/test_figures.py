@@ -163,7 +163,21 @@ def test_what_was_predicted_is_drawn_against_what_was_measured_on_the_same_promp
     points = sorted(line.get_data() for line in figure.axes[0].lines if line.get_marker() == "o")
     assert [(round(float(x[0]), 6), round(float(y[0]), 6)) for x, y in points] == [(0.5, 0.5), (1.0, 2.0)]
     assert "2 configurations, off by 25.0 % on average" in texts(figure)
+    assert "hollow" not in texts(figure)
     assert "predicted_and_measured.png" in [path.name for path in draw_figures(folder)]
+
+
+def test_predictions_of_expected_steps_are_hollow(folder) -> None:
+    rows = [{"config": draft(length).to_json(), "log_speedups": [0.0] * 4} for length in (3, 12)]
+    document = {"prompt_ids": list(PROMPTS), "rows": [{**rows[0], "is_exact": False}, {**rows[1], "is_exact": True}]}
+    (folder / "predictions.json").write_text(json.dumps(document))
+    run = read_run(folder)
+    assert run.expected == {draft(3)}
+    figure = predicted_and_measured(run)
+    assert figure is not None
+    first, second = (line.get_markerfacecolor() for line in figure.axes[0].lines if line.get_marker() == "o")
+    assert first == "white" != second
+    assert "hollow: of expected steps" in texts(figure)
 
 
 def test_predictions_that_cannot_be_read_are_told_of(folder) -> None:

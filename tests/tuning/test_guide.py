@@ -141,7 +141,7 @@ def guided(fakes: SimpleNamespace, bias: float, num_priced: int = 10_000) -> Cal
 
         predictor = Planted(values)
         return SimpleNamespace(
-            guide=Guide(predictor, configs, True), space=space, predictor=predictor, independence=()
+            guide=Guide(predictor, configs, True), space=space, predictor=predictor, independence=(), acceptance=()
         )
 
     return prepare

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,19 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from autospec.config import SamplingParams, SpecConfig
+from autospec.engine.costs import CostCurve
 from autospec.engine.decoder import SpeculativeDecoder
+from autospec.policy import load_policy
+from autospec.policy.build import Choice, build_policy, reproduction
 from autospec.profiling import HardwareProfile, ProfileSettings, key_of, profile, profile_path
 from autospec.records import Prompt, Workload
+from autospec.runners.live import LiveRunner
 from autospec.tuning import preparing
 from autospec.tuning.events import Event, Guided, NullTracker, Warned
 from autospec.tuning.knobs import Choices, Condition, Knob
 from autospec.tuning.log import MeasurementLog
 from autospec.tuning.measuring import Measurer
+from autospec.tuning.predicted import predictions_json
 from autospec.tuning.settings import StudySettings
 from autospec.tuning.space import SearchSpace
 from autospec.tuning.task import Task
@@ -47,6 +53,27 @@ def decoder() -> SpeculativeDecoder:
 
 
 @pytest.fixture(scope="module")
+def sampled() -> SpeculativeDecoder:
+    """Two models that do not agree, and are sure enough of themselves to be told apart."""
+    return tiny_pair()
+
+
+def tiny_pair() -> SpeculativeDecoder:
+    config = LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=128, bos_token_id=1, eos_token_id=2, initializer_range=0.3,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    target, drafter = LlamaForCausalLM(config).eval(), LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for own, other in zip(drafter.parameters(), target.parameters(), strict=True):
+            own.copy_(0.8 * other + 0.2 * own)
+    made = SpeculativeDecoder.from_pretrained(target, {"ngram": "ngram", "other_model": drafter}, device="cpu")
+    made.render = lambda prompt: [3 + int(digit) for digit in prompt.text]  # type: ignore[method-assign]
+    return made
+
+
+@pytest.fixture(scope="module")
 def measured(decoder: SpeculativeDecoder) -> HardwareProfile:
     settings = ProfileSettings(budget_seconds=0.5, contexts=(4, 40), widths=(2,), batch_sizes=())
     return profile(decoder, Workload("digits", PROMPTS, PROMPTS, max_new_tokens=8), settings)
@@ -58,11 +85,11 @@ class Prepared:
     def __init__(self, decoder: SpeculativeDecoder, folder: Path, space: SearchSpace = TREES, **changes: Any) -> None:
         folder.mkdir(exist_ok=True)
         self.events: list[Event] = []
-        sampling = changes.pop("sampling", SamplingParams())
+        sampling, num_new = changes.pop("sampling", SamplingParams()), changes.pop("max_new_tokens", 8)
         task = Task(
             decoder=decoder,
             runner=None,  # type: ignore[arg-type]
-            workload=Workload("digits", PROMPTS, PROMPTS, sampling, max_new_tokens=8),
+            workload=Workload("digits", PROMPTS, PROMPTS, sampling, max_new_tokens=num_new),
             space=space,
             settings=StudySettings(minutes=0.1),
             output_dir=folder,
@@ -95,7 +122,7 @@ def test_a_resumed_run_goes_on_with_what_was_kept(
     decoder: SpeculativeDecoder, measured: HardwareProfile, tmp_path: Path, monkeypatch: Any
 ) -> None:
     first = Prepared(decoder, tmp_path, hardware=measured).made
-    monkeypatch.setattr(preparing, "profile", lambda *_: pytest.fail("profiled again"))
+    monkeypatch.setattr(preparing, "profile_text", lambda *_: pytest.fail("profiled again"))
     monkeypatch.setattr(preparing.Recorder, "record", lambda *_: pytest.fail("recorded again"))
     second = Prepared(decoder, tmp_path, hardware=measured).made
     assert first is not None
@@ -127,16 +154,71 @@ def test_optimal_trees_are_made_for_what_was_recorded(
     assert made.space.config(params).tree_paths == ((0,), (0, 0))
 
 
-def test_sampling_is_not_predicted(decoder: SpeculativeDecoder, tmp_path: Path) -> None:
-    done = Prepared(decoder, tmp_path, sampling=SamplingParams(temperature=0.8))
-    assert done.made is None
-    assert done.events == []
+SAMPLING = SamplingParams(temperature=0.8, top_p=0.95, seed=3)
+SAMPLED = SearchSpace([
+    Knob("drafter", Choices(("other_model", "ngram"))),
+    Knob("draft_length", Choices((1, 3))),
+    Knob("tree_shape", Choices(("chain", "optimal")), (Condition("drafter", ("other_model",)),)),
+    Knob("tree_nodes", Choices((3,)), (Condition("tree_shape", ("optimal",)),)),
+    Knob("accept_rule", Choices(("exact", "rejection", "multi_candidate"))),
+    Knob("draft_temperature", Choices((-1.0, 0.5)), (Condition("drafter", ("other_model",)),)),
+])  # fmt: skip
+
+
+def test_under_sampling_what_keeps_plain_tokens_is_replayed_and_other_rules_are_expected(
+    sampled: SpeculativeDecoder, tmp_path: Path
+) -> None:
+    done = Prepared(sampled, tmp_path, SAMPLED, sampling=SAMPLING)
+    assert done.made is not None
+    prices = {one.config: one for one in done.made.guide.ranked()}
+    (told,) = [event for event in done.events if isinstance(event, Guided)]
+    assert (told.num_asked, told.num_priced) == (done.made.space.size(), len(prices))
+    # Drawn children of trees are left to the sampler: one tree for each temperature and depth.
+    trees = [config for config in prices if config.tree_shape == "optimal"]
+    assert {config.accept_rule for config in trees} == {"exact"}
+    chains = [config for config in prices if config.tree_shape == "chain"]
+    assert {config.accept_rule for config in chains} == {"exact", "rejection", "multi_candidate"}
+    assert {config.draft_temperature for config in chains} == {-1.0, 0.5}
+    assert {config for config, one in prices.items() if one.is_exact} == {
+        config for config in prices if config.accept_rule == "exact"
+    }
+    assert told.num_expected == sum(config.accept_rule != "exact" for config in prices) > 0
+    assert set(told.expected) == {config for config, _ in told.best if config.accept_rule != "exact"}
+    rows = predictions_json(done.made)["rows"]
+    assert {row["config"].get("accept_rule", "exact"): row["is_exact"] for row in rows} == {
+        "exact": True, "rejection": False, "multi_candidate": False,
+    }  # fmt: skip
+    assert done.made.predictor.profile.sampling == SAMPLING
+
+
+def test_under_sampling_the_steps_that_are_replayed_are_those_that_are_measured(
+    sampled: SpeculativeDecoder, tmp_path: Path
+) -> None:
+    made = Prepared(sampled, tmp_path, SAMPLED, sampling=SAMPLING).made
+    assert made is not None
+    runner = LiveRunner(sampled, SAMPLING, 8)
+    exact = [config for config in made.guide.candidates if config.accept_rule == "exact"]
+    for config in exact:
+        price = made.predictor.uncorrected(config)
+        assert price is not None
+        live = [runner.measure(config, one, stage="search", trial=1, repeat=0).stats for one in PROMPTS]
+        assert price.num_steps.tolist() == [one.num_steps for one in live], config.short()
+    assert len(exact) == 2 * 2 + 2 * 2 + 2
+
+
+def test_a_profile_of_other_decoding_is_used_with_a_warning(
+    decoder: SpeculativeDecoder, measured: HardwareProfile, tmp_path: Path
+) -> None:
+    done = Prepared(decoder, tmp_path, SearchSpace.load("smoke"), hardware=measured, sampling=SAMPLING)
+    (told,) = [event.message for event in done.events if isinstance(event, Warned)]
+    assert told.startswith("a profile should be measured under the decoding that is tuned")
+    assert done.made is not None
 
 
 def test_a_profile_that_was_given_is_used(
     decoder: SpeculativeDecoder, measured: HardwareProfile, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(preparing, "profile", lambda *_: pytest.fail("profiled"))
+    monkeypatch.setattr(preparing, "profile_text", lambda *_: pytest.fail("profiled"))
     done = Prepared(decoder, tmp_path, hardware=measured)
     assert done.made is not None
     assert done.made.predictor.profile == measured
@@ -199,5 +281,43 @@ def test_what_the_cost_aware_rule_reads_comes_from_the_profile(
     price = made.predictor.uncorrected(config)
     assert price is not None
     assert price.num_steps.tolist() == [output.stats.num_steps for output in outputs]
+    # The draft is the target itself, and always right: there is nothing to learn.
+    assert decoder.costs["draft"].acceptance is None
     Prepared(decoder, tmp_path / "again", TREES, hardware=measured)
     assert decoder.costs == {}  # a space without the rule has none
+
+
+def test_the_cost_aware_rule_reads_chances_learnt_from_the_trace_live_as_replayed(
+    sampled: SpeculativeDecoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two tiny models cost the same, so that nothing would be worth drafting.
+    monkeypatch.setattr(HardwareProfile, "cost_curve", lambda *_: CostCurve(1.0, 0.02, 0.1))
+    knobs = [Knob("drafter", Choices(("other_model",))), Knob("draft_length", Choices((6, 8)))]
+    space = SearchSpace([*knobs, Knob("stop_rule", Choices(("static", "cost_aware")))])
+    made = Prepared(sampled, tmp_path, space, max_new_tokens=32).made
+    assert made is not None
+    (learnt,) = made.acceptance
+    assert learnt.acceptance is not None
+    own = made.predictor._simulator.costs["other_model"]
+    assert sampled.costs["other_model"] == own
+    assert own.acceptance == learnt.acceptance
+    config = SpecConfig("other_model", 8, stop_rule="cost_aware")
+
+    def steps(decoder: SpeculativeDecoder) -> list[tuple[int, int]]:
+        outputs = [
+            decoder.generate([sampled.render(one)], config=config, max_new_tokens=32, ignore_eos=True)[0].stats
+            for one in PROMPTS
+        ]
+        return [(one.num_steps, one.num_drafted) for one in outputs]
+
+    replay = made.predictor._simulator.replay(config)
+    live = steps(sampled)
+    assert live == [(replay.stats(row).num_steps, replay.stats(row).num_drafted) for row in range(len(PROMPTS))]
+    # What was learnt decides: at these costs the drafter's own probabilities draft otherwise.
+    plain = {"other_model": replace(own, acceptance=None)}
+    assert steps(SpeculativeDecoder(sampled.target, sampled.drafters, costs=plain)) != live
+    # A policy takes it along.
+    workload = Workload("digits", PROMPTS, PROMPTS, max_new_tokens=32)
+    policy = build_policy(sampled, workload, {}, Choice(config), {}, reproduction("test", 0))
+    policy.save(tmp_path / "policy.json")
+    assert load_policy(tmp_path / "policy.json").costs == {"other_model": own}

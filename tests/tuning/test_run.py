@@ -10,11 +10,12 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from autospec.config import SamplingParams, SpecConfig
+from autospec.config import SamplingParams
 from autospec.engine.decoder import SpeculativeDecoder
 from autospec.errors import WorkloadError
 from autospec.policy import load_policy
-from autospec.records import Prompt, Workload
+from autospec.records import Measurement, Prompt, Workload
+from autospec.replay import Simulator, Trace
 from autospec.tuning import SearchSpace, StudySettings, tune
 from autospec.tuning.confirm import Confirmation
 from autospec.tuning.events import Event, Warned
@@ -47,8 +48,9 @@ def test_tune_writes_a_policy_that_loads(decoder: SpeculativeDecoder, tmp_path: 
     settings = StudySettings(trials=3, minutes=1.0, prompts_per_trial=4, finalist_prompts=4, finalists=1)
     result = tune(decoder, workload, SearchSpace.load("smoke"), output_dir=tmp_path / "run", settings=settings)
     assert result.finished
-    assert result.stop_reason == "trials"
-    assert result.num_live_trials == 4
+    # Whether more trials promise anything is the machine's to say.
+    assert result.stop_reason in ("trials", "converged: nothing is predicted to be faster")
+    assert result.num_live_trials >= 2
     policy = load_policy(tmp_path / "run" / "policy.json")
     assert policy.choose() == result.policy.choose()
     assert policy.sampling == sampling
@@ -58,22 +60,39 @@ def test_tune_writes_a_policy_that_loads(decoder: SpeculativeDecoder, tmp_path: 
     assert set(written["bootstrap"]) == {"speedup", "categories", "overall_speedup"}
     assert set(written["bootstrap"]["categories"]) == {"odd", "even"}
     assert all(set(claim["bootstrap"]) == {"low", "high"} for claim in written["claims"].values())
+    error = written["cost_model_error"]
+    assert written["num_replayed_trials"] == error["num_priced"] == SearchSpace.load("smoke").size()
+    assert error["uncorrected"]["num_pairs"] == error["by_config"]["num_pairs"] >= 1
+    assert (error["num_expected"], error["acceptance"]) == (0, [])
     if sampling.is_greedy:
-        error = written["cost_model_error"]
-        assert written["num_replayed_trials"] == error["num_priced"] == SearchSpace.load("smoke").size()
-        assert error["uncorrected"]["num_pairs"] == error["by_config"]["num_pairs"] >= 1
         assert {one["drafter"] for one in error["independence"]} == {"draft", "ngram"}
         # The draft is the target itself: always accepted, and the formula says so.
         (own,) = [one for one in error["independence"] if one["drafter"] == "draft"]
         assert own["acceptance"] == own["after_accepted"] == 1.0
-        assert [one["measured_speedup"]["num_prompts"] for one in error["held_out"]] == [4] * len(error["held_out"])
     else:
-        assert (written["cost_model_error"], written["num_replayed_trials"]) == (None, 0)
+        assert [one["drafter"] for one in error["independence"]] == ["ngram"]  # the other's chains are drawn
+    assert [one["measured_speedup"]["num_prompts"] for one in error["held_out"]] == [4] * len(error["held_out"])
     assert written["token_identity"]["num_different"] == 0
     found = read_measurements(tmp_path / "run" / "measurements.jsonl")
     assert all(one.identical for one in found)
-    if not sampling.is_greedy:
-        assert {one.config for one in found if one.trial == 1} == {SpecConfig("ngram", 10)}
+    # What was priced by replaying is what was run, under sampling too.
+    check_replayed(tmp_path / "run", found)
+
+
+def check_replayed(folder: Path, found: list[Measurement]) -> None:
+    """Every measurement of the search took the steps that the kept trace says."""
+    (kept,) = (folder / "trace").iterdir()
+    simulator = Simulator(Trace.load(kept))
+    rows = {prompt.prompt_id: row for row, prompt in enumerate(simulator.trace.prompts)}
+    measured = [one for one in found if one.stage == "search" and not one.config.is_off]
+    assert measured
+    for one in measured:
+        own = simulator.replay(one.config).stats(rows[one.prompt_id])
+        assert (own.num_steps, own.num_drafted, own.num_accepted) == (
+            one.stats.num_steps,
+            one.stats.num_drafted,
+            one.stats.num_accepted,
+        )
 
 
 def test_a_study_that_is_not_guided_records_and_profiles_nothing(decoder: SpeculativeDecoder, tmp_path: Path):

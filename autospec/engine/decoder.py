@@ -275,7 +275,10 @@ class SpeculativeDecoder:
             stats.drop(len(tokens) - len(kept))
             if not reason and stats.num_new_tokens == job.max_new_tokens:
                 reason = "length"
-            stats.total_seconds = perf_counter() - started
+            elapsed = perf_counter() - started
+            if stats.num_steps:
+                stats.gap_seconds.append(elapsed - stats.total_seconds)
+            stats.total_seconds = elapsed
             yield kept, reason, stats
             if reason:
                 return

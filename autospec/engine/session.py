@@ -75,7 +75,6 @@ class Session:
         self._stopping = Stopping(job.config, job.costs)
         self._judge = Judge(job.config, job.sampling, job.seed)
         self._trail: Trail | None = None
-        self._waited = 0.0  # seconds since the last tokens, before the next step begins
         self.stats = StepStats()
 
     def run(self) -> Iterator[list[int]]:
@@ -123,8 +122,7 @@ class Session:
             drafter.start(job.prompt_ids, plan)
         with self._blaming("commit"):
             drafter.commit(self._text[len(job.prompt_ids) :], self._trail)
-        self._waited = self._now() - started
-        self.stats.draft_seconds += self._waited
+        self.stats.draft_seconds += self._now() - started
 
     def rewind(self) -> None:
         """Go back to right behind the prefill, so that steps of one context can be repeated without running it again.
@@ -170,10 +168,8 @@ class Session:
         started = self._now()
         logits = self._target.forward(torch.tensor([self._text[-1:]]), self.cache)[0]
         tokens = [self._choose(logits)]
-        seconds = self._now() - started
-        self.stats.verify_seconds += seconds
+        self.stats.verify_seconds += self._now() - started
         self.stats.add_step(0, 0, 0)
-        self._arrive(seconds)
         return self._commit(tokens)
 
     def _step(self, drafter: Drafter, limit: int) -> list[int]:
@@ -199,15 +195,8 @@ class Session:
             drafter.commit(tokens, self._trail_of(root, slots, logits, hidden))
         self.stats.draft_seconds += drafted - started
         self.stats.verify_seconds += verified - drafted
-        done = self._now()
-        self.stats.accept_seconds += done - verified
-        self._arrive(done - started)
+        self.stats.accept_seconds += self._now() - verified
         return tokens
-
-    def _arrive(self, seconds: float) -> None:
-        """Keep how long after those before them the tokens of a step came: what an inter-token latency is."""
-        self.stats.gap_seconds.append(self._waited + seconds)
-        self._waited = 0.0
 
     @contextmanager
     def _blaming(self, method: str) -> Iterator[None]:

@@ -132,7 +132,7 @@ class StepStats:
         total_seconds: The whole call for this prompt.
         gap_seconds: Of each step, how long after the tokens before them its own came, all of them at once: the
             inter-token latencies of the call. The first is counted from the prefill's token and holds the start of
-            the drafter.
+            the drafter. What a reader of a stream does between steps is in them.
     """
 
     num_steps: int = 0

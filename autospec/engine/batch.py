@@ -85,7 +85,7 @@ class Batch:
             session.stats.verify_seconds += verified - drafted
         settled = []
         for session, tree, (logits, hidden) in zip(sessions, trees, answers, strict=True):
-            settled.append((session, session.settle(tree, logits, hidden, (started, self._now()))))
+            settled.append((session, session.settle(tree, logits, hidden, self._now())))
         return settled
 
     def _draft(self, sessions: list[Session]) -> list[TokenTree]:

@@ -48,7 +48,10 @@ class _Output:
         stats.drop(len(tokens) - len(kept))
         if not self.reason and stats.num_new_tokens == self.job.max_new_tokens:
             self.reason = "length"
-        stats.total_seconds = perf_counter() - self._started
+        elapsed = perf_counter() - self._started
+        if stats.num_steps:
+            stats.gap_seconds.append(elapsed - stats.total_seconds)
+        stats.total_seconds = elapsed
         self.token_ids.extend(kept)
         return kept
 

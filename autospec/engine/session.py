@@ -90,7 +90,6 @@ class Session:
         self._stopping = Stopping(job.config, job.costs)
         self._judge = Judge(job.config, job.sampling, job.seed)
         self._trail: Trail | None = None
-        self._waited = 0.0  # seconds since the last tokens, before the next step begins
         self.stats = StepStats()
 
     @staticmethod
@@ -154,8 +153,7 @@ class Session:
             drafter.start(job.prompt_ids, plan)
         with self.blaming("commit"):
             drafter.commit(self._text[len(job.prompt_ids) :], self._trail)
-        self._waited = self._now() - started
-        self.stats.draft_seconds += self._waited
+        self.stats.draft_seconds += self._now() - started
 
     def rewind(self) -> None:
         """Go back to right behind the prefill, so that steps of one context can be repeated without running it again.
@@ -201,10 +199,8 @@ class Session:
         started = self._now()
         logits = self._target.forward(torch.tensor([self._text[-1:]]), self.cache)[0]
         tokens = [self._choose(logits)]
-        seconds = self._now() - started
-        self.stats.verify_seconds += seconds
+        self.stats.verify_seconds += self._now() - started
         self.stats.add_step(0, 0, 0)
-        self._arrive(seconds)
         return self._commit(tokens)
 
     def _step(self, drafter: Drafter, limit: int) -> list[int]:
@@ -218,7 +214,7 @@ class Session:
         verified = self._now()
         self.stats.draft_seconds += drafted - started
         self.stats.verify_seconds += verified - drafted
-        return self.settle(tree, logits, hidden, (started, verified))
+        return self.settle(tree, logits, hidden, verified)
 
     def cut(self, limit: int) -> int:
         """Return how long a draft may be: one token always comes from the target, so a longer one is of no use."""
@@ -239,16 +235,16 @@ class Session:
         depths = None if mask is None else (0, *tree.depths)
         return RowTokens(self.cache.place, [self._text[-1], *tree.tokens], mask, depths)
 
-    def settle(self, tree: TokenTree, logits: Tensor, hidden: Tensor | None, since: tuple[float, float]) -> list[int]:
+    def settle(self, tree: TokenTree, logits: Tensor, hidden: Tensor | None, started: float) -> list[int]:
         """Accept and commit.
 
         Args:
             tree: The draft.
             logits: [nodes + 1, vocab] of the target, behind the root and every node.
             hidden: Its hidden states there, where the drafter needs some.
-            since: When the step began, and when this part of it.
+            started: When the target had run.
         """
-        (began, started), root = since, self.cache.length - tree.num_nodes - 1
+        root = self.cache.length - tree.num_nodes - 1
         verdict = self._judge.accept(tree, logits, len(self._text))
         tokens = [*(tree.tokens[node] for node in verdict.path), verdict.next_id]
         slots = [0, *(node + 1 for node in verdict.path)]
@@ -259,15 +255,8 @@ class Session:
         if self._drafter is not None:
             with self.blaming("commit"):
                 self._drafter.commit(tokens, self._trail_of(root, slots, logits, hidden))
-        done = self._now()
-        self.stats.accept_seconds += done - started
-        self._arrive(done - began)
+        self.stats.accept_seconds += self._now() - started
         return tokens
-
-    def _arrive(self, seconds: float) -> None:
-        """Keep how long after those before them the tokens of a step came: what an inter-token latency is."""
-        self.stats.gap_seconds.append(self._waited + seconds)
-        self._waited = 0.0
 
     @contextmanager
     def blaming(self, method: str) -> Iterator[None]:

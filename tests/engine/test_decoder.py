@@ -90,6 +90,17 @@ def test_seconds_are_filled(target: Any) -> None:
     assert sum(parts) <= stats.total_seconds
 
 
+def test_a_gap_reaches_from_one_arrival_to_the_next_whatever_a_step_brings(
+    target: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, _ = scripted(target, [3, 0, 0], [], [3])  # as above: three steps, of 3, 1 and 2 tokens
+    times = iter([10.0, 11.0, 11.5, 13.5, 17.5])  # the call, the prefill's token, and each step
+    monkeypatch.setattr("autospec.engine.running.perf_counter", lambda: next(times))
+    stats = decoder.generate([[0, 1]], config=SpecConfig("script", 3), max_new_tokens=7)[0].stats
+    assert stats.gap_seconds == [0.5, 2.0, 4.0]
+    assert stats.total_seconds == 7.5
+
+
 def test_plain_decoding_counts_a_step_for_every_token_after_the_first(target: Any) -> None:
     output = SpeculativeDecoder(target).generate([[0, 1]], max_new_tokens=5)[0]
     assert output.token_ids == (2, 3, 0, 1, 2)

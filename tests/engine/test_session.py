@@ -77,30 +77,3 @@ def test_phases_are_told_apart_by_the_clock_that_was_given(target: CausalLM) -> 
     stats = session.stats
     # every phase begins at one reading and ends at the next; drafting began once more, with the drafter
     assert (stats.prefill_seconds, stats.draft_seconds, stats.verify_seconds, stats.accept_seconds) == (1, 2, 1, 1)
-
-
-def test_a_gap_reaches_from_the_last_tokens_to_all_those_of_a_step(target: CausalLM) -> None:
-    ticks = count()
-    plain = Session(target, None, job(SpecConfig()), now=lambda: float(next(ticks)))
-    session = Session(target, NgramDrafter(), job(SpecConfig("ngram", 2)), now=lambda: float(next(ticks)))
-    for one in (plain, session):
-        one.prefill()
-        one.start_drafter()
-        one.step()
-        one.step()
-    # a step of the plain loop is read twice, one with a draft four times; the first waited for its drafter's start
-    assert plain.stats.gap_seconds == [1.0, 1.0]
-    assert session.stats.gap_seconds == [1.0 + 3.0, 3.0]
-    session.rewind()
-    assert session.stats.gap_seconds == []
-    session.step()
-    assert session.stats.gap_seconds == [4.0]
-
-
-def test_gaps_of_a_generation_are_its_time_behind_the_prefill(target: CausalLM) -> None:
-    session = Session(target, NgramDrafter(), job(SpecConfig("ngram", 4)))
-    num_tokens = sum(map(len, session.run()))
-    stats = session.stats
-    assert num_tokens == 20
-    assert len(stats.gap_seconds) == stats.num_steps
-    assert sum(stats.gap_seconds) == pytest.approx(stats.draft_seconds + stats.verify_seconds + stats.accept_seconds)

@@ -86,12 +86,13 @@ class Prepared:
         folder.mkdir(exist_ok=True)
         self.events: list[Event] = []
         sampling, num_new = changes.pop("sampling", SamplingParams()), changes.pop("max_new_tokens", 8)
+        objective = changes.pop("objective", "tokens_per_second")
         task = Task(
             decoder=decoder,
             runner=None,  # type: ignore[arg-type]
             workload=Workload("digits", PROMPTS, PROMPTS, sampling, max_new_tokens=num_new),
             space=space,
-            settings=StudySettings(minutes=0.1),
+            settings=StudySettings(minutes=0.1, objective=objective),
             output_dir=folder,
             machine={},
             tracker=NullTracker(),
@@ -116,6 +117,21 @@ def test_the_whole_space_is_priced_and_everything_kept(decoder: SpeculativeDecod
     assert len(told.best) == 3
     assert sorted(one.name for one in tmp_path.iterdir()) == ["measurements.jsonl", "profile.json", "trace"]
     assert set(first.made.predictor._simulator.trace.forests) == {"draft"}  # `other` is not in the space
+
+
+def test_predictions_rank_by_what_is_looked_for(
+    decoder: SpeculativeDecoder, measured: HardwareProfile, tmp_path: Path
+) -> None:
+    waits = Prepared(decoder, tmp_path / "waits", hardware=measured, objective="p95_inter_token_latency").made
+    front = Prepared(decoder, tmp_path / "front", hardware=measured, objective="pareto").made
+    assert waits is not None
+    assert front is not None
+    ranked = waits.guide.ranked()
+    assert [one.log_ratio for one in ranked] == sorted((one.log_latency_ratios.mean() for one in ranked), reverse=True)
+    assert {one.yardstick.name for one in ranked} == {"p95_latency_ratio"}
+    assert {one.yardstick.name for one in front.guide.ranked()} == {"speedup"}
+    paying = {one.config.drafter for one in front.guide.ranked() if one.log_ratio > 0.0}
+    assert paying <= {one.drafter for one in front.guide.opening()}
 
 
 def test_a_resumed_run_goes_on_with_what_was_kept(

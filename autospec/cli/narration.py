@@ -30,6 +30,8 @@ _PHASES = {
     "search": "search: one line for each trial",
     "finalist": "final choice, on fresh repeats of tune prompts",
     "confirm": "confirmation, on held-out prompts that nothing has seen",
+    "situation": "choice on tune prompts",
+    "situation_confirm": "confirmation on held-out prompts",
 }
 
 
@@ -52,7 +54,7 @@ class Narrator:
                 self._terminal.lines(plan_lines(plan))
             case PhaseStarted(phase, num_measurements, configs):
                 self._terminal.line()
-                self._terminal.line(_PHASES[phase])
+                self._terminal.line(_phase(phase))
                 for config in configs:
                     self._terminal.line(f"  {config.short()}")
                 if phase in ("finalist", "confirm") and not configs:
@@ -68,6 +70,12 @@ class Narrator:
                 self._terminal.line(trial_line(report, self._trials))
             case Warned(message):
                 self._terminal.line(f"warning: {message}")
+
+
+def _phase(name: str) -> str:
+    """Say what a phase does; of a situation, in which one."""
+    kind, _, situation = name.partition(": ")
+    return f"{situation}: {_PHASES[kind]}" if situation else _PHASES[kind]
 
 
 def guided_lines(told: Guided) -> Iterator[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from autospec.cli.console import minutes, ratio, table
 from autospec.comparison import Bound, Estimate, verdict
 from autospec.config import SpecConfig
+from autospec.policy import Row
 from autospec.tuning import TuningResult
 from autospec.tuning.result import TokenIdentity
 from autospec.yardsticks import LATENCY, SPEED
@@ -21,6 +22,7 @@ def summary_lines(result: TuningResult, folder: Path) -> Iterator[str]:
     yield from table(list(_rows(result)), right=(1, 2, 3))
     yield f"without the prefills: {ratio(result.decode_speedup)}; total tokens over total seconds: {_total(result)}"
     yield from _other_lines(result)
+    yield from _situation_lines(result)
     yield from _cross_checks(result)
     yield ""
     yield "the policy holds"
@@ -116,6 +118,27 @@ def _other_lines(result: TuningResult) -> Iterator[str]:
         yield f"speedup, which did not decide: {ratio(result.speedup)}"
 
 
+def _situation_lines(result: TuningResult) -> Iterator[str]:
+    """Show what batches and lengths of prompts gave."""
+    if not result.situations:
+        return
+    yield ""
+    rows = [["", "groups", "baseline tok/s", "tok/s", result.yardstick.title, "configuration"]]
+    for one in result.situations:
+        known = one.evidence
+        rows.append(
+            [
+                one.situation.name,
+                str(one.ratio.num_prompts),
+                f"{known.baseline_tokens_per_second:.1f}" if known else "-",
+                f"{known.tokens_per_second:.1f}" if known and not one.config.is_off else "-",
+                ratio(one.ratio),
+                one.config.short() + (f" ({one.tried.short()} was not faster)" if one.config != one.tried else ""),
+            ]
+        )
+    yield from table(rows, right=(1, 2, 3))
+
+
 def _cross_checks(result: TuningResult) -> Iterator[str]:
     for check in result.confirmation.cross_checks:
         yield (
@@ -127,11 +150,19 @@ def _cross_checks(result: TuningResult) -> Iterator[str]:
 def _policy_lines(result: TuningResult) -> Iterator[str]:
     rows = result.policy.rows
     for row in rows:
-        yield f"  {row.category or 'all':<12} {row.config.short()}"
+        yield f"  {_situation(row):<12} {row.config.short()}"
     if all(row.config.is_off for row in rows):
         yield f"  speculation off: {_why_off(result)}"
     for failure in result.failures:
         yield f"  {failure}"
+
+
+def _situation(row: Row) -> str:
+    """Name what a row speaks about; one prompt at a time goes without saying."""
+    words = [row.category] if row.category else []
+    words += [f"batch to {row.batch_size}"] if row.batch_size != 1 and row.batch_size is not None else []
+    words += [f"context to {row.context_length}"] if row.context_length is not None else []
+    return ", ".join(words) or "all"
 
 
 def _lossy_lines(result: TuningResult) -> Iterator[str]:

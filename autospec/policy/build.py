@@ -33,15 +33,18 @@ class Choice:
     evidence: Evidence | None = None
 
 
-def build_policy(
+def build_policy(  # noqa: PLR0913  (a policy has so many parts)
     decoder: SpeculativeDecoder,
     workload: Workload,
     device: Mapping[str, str | int | float],
     overall: Choice,
     by_category: Mapping[str, Choice],
     reproduce: Reproduction,
+    situations: Sequence[Row] = (),
 ) -> Policy:
     """Return a policy with one row for all and one for each category that has a configuration of its own.
+
+    Both are for one prompt at a time, as they were measured: batches have rows of their own, or are off.
 
     Args:
         decoder: What was measured; models of the embedded family are stored under names that mean the same anywhere.
@@ -50,13 +53,15 @@ def build_policy(
         overall: Best over all categories.
         by_category: Best of a category; one that equals `overall` is inherited and gets no row.
         reproduce: How it was made.
+        situations: Rows for batches and lengths of prompts.
     """
-    rows = [Row(overall.config, evidence=overall.evidence)]
+    rows = [Row(overall.config, batch_size=1, evidence=overall.evidence)]
     rows += [
-        Row(choice.config, category=category, evidence=choice.evidence)
+        Row(choice.config, batch_size=1, category=category, evidence=choice.evidence)
         for category, choice in sorted(by_category.items())
         if choice.config != overall.config
     ]
+    rows += situations
     return Policy(
         target=loaded_source(decoder.target.name, decoder.target),
         drafters={name: drafter_source(drafter) for name, drafter in sorted(decoder.drafters.items())},

@@ -68,5 +68,5 @@ class Extent:
         return {"num_prompts": num_prompts, "repeats": repeats}
 
     def _seconds_left(self) -> float:
-        minutes = self._task.settings.minutes
+        minutes = self._task.minutes
         return max(0.0, minutes * 60 - self._measurer.total_seconds()) if minutes else math.inf

@@ -11,6 +11,7 @@ from typing import Any
 
 from autospec.comparison import Estimate, speedup
 from autospec.policy import Choice, Policy, build_policy, evidence_from, reproduction
+from autospec.policy import Row as PolicyRow
 from autospec.records import Measurement, p95
 from autospec.tuning.confirm import Confirmation, Row
 from autospec.tuning.limits import Limits
@@ -19,6 +20,7 @@ from autospec.tuning.pareto import pareto_set
 from autospec.tuning.pool import OFF, Leaderboard
 from autospec.tuning.predicted import Predicted
 from autospec.tuning.result import Comparison, Latency, Throughput, TokenIdentity, TuningResult
+from autospec.tuning.situations import SituationRow
 from autospec.tuning.task import Task
 from autospec.yardsticks import YARDSTICKS, Yardstick
 
@@ -51,11 +53,14 @@ class Circumstances:
         return len({one.trial for one in self.measurements if one.stage == "search"})
 
 
-def complete_result(task: Task, confirmation: Confirmation, run: Circumstances) -> TuningResult:
+def complete_result(
+    task: Task, confirmation: Confirmation, run: Circumstances, situations: Sequence[SituationRow] = ()
+) -> TuningResult:
     """Return the result of a run that came to its end."""
     confirmed = [one for one in run.measurements if one.stage == "confirm"]
     used = [one for one in confirmed if one.config == confirmation.config_of(one.category)]
-    return _result(task, confirmation, run, _policy(task, confirmation, confirmed), used)
+    policy = _policy(task, confirmation, confirmed, [one.policy_row for one in situations])
+    return replace(_result(task, confirmation, run, policy, used), situations=tuple(situations))
 
 
 def partial_result(task: Task, board: Leaderboard | None, run: Circumstances) -> TuningResult:
@@ -96,15 +101,16 @@ def _result(
     )
 
 
-def _policy(task: Task, confirmation: Confirmation, confirmed: Sequence[Measurement]) -> Policy:
+def _policy(
+    task: Task, confirmation: Confirmation, confirmed: Sequence[Measurement], situations: Sequence[PolicyRow]
+) -> Policy:
     by_category = {
         name: _choice(task, row, [one for one in confirmed if one.category == name and one.config == row.config])
         for name, row in confirmation.categories.items()
     }
     overall = confirmation.overall
-    return _build(
-        task, _choice(task, overall, [one for one in confirmed if one.config == overall.config]), by_category
-    )
+    choice = _choice(task, overall, [one for one in confirmed if one.config == overall.config])
+    return _build(task, choice, by_category, situations)
 
 
 def _choice(task: Task, row: Row, measurements: Sequence[Measurement]) -> Choice:
@@ -115,7 +121,9 @@ def _choice(task: Task, row: Row, measurements: Sequence[Measurement]) -> Choice
     return Choice(row.config, replace(evidence_from(measurements), objective=task.settings.objective, **decisive))
 
 
-def _build(task: Task, overall: Choice, by_category: dict[str, Choice]) -> Policy:
+def _build(
+    task: Task, overall: Choice, by_category: dict[str, Choice], situations: Sequence[PolicyRow] = ()
+) -> Policy:
     return build_policy(
         task.decoder,
         task.workload,
@@ -123,6 +131,7 @@ def _build(task: Task, overall: Choice, by_category: dict[str, Choice]) -> Polic
         overall,
         by_category,
         reproduction(task.command, task.settings.seed),
+        situations,
     )
 
 

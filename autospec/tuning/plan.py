@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from autospec.policy import portable_source
 from autospec.tuning.budget import Budget, plan_budget
 from autospec.tuning.events import StudyPlan
@@ -17,7 +19,7 @@ def make_plan(task: Task, seconds_per_prompt: float, num_logged: int) -> tuple[S
         num_logged: Measurements that are in the log already.
     """
     target = task.decoder.target
-    budget = plan_budget(task.workload, task.settings, seconds_per_prompt)
+    budget = plan_budget(task.workload, replace(task.settings, minutes=task.minutes), seconds_per_prompt)
     plan = StudyPlan(
         target=portable_source(target.name),
         drafters={name: portable_source(one.source) for name, one in sorted(task.decoder.drafters.items())},

@@ -15,6 +15,7 @@ from autospec.tuning.goals import GOALS
 from autospec.tuning.log import Failure
 from autospec.tuning.pareto import ParetoRow
 from autospec.tuning.predicted import Predicted
+from autospec.tuning.situations import SituationRow
 from autospec.yardsticks import DECISIVE, LATENCY, SPEED, Yardstick
 
 TOKENS_PER_EXCUSE = 10_000  # an excused difference in fewer tokens is worth a warning
@@ -141,6 +142,7 @@ class TuningResult:
         failures: Configurations that could not be measured, in the order in which they failed.
         pareto: The Pareto set of speed and quality, under `pareto` of memory too, on tune and on held-out prompts.
         predicted: How far predictions were off; None where nothing was predicted.
+        situations: What stands for batches and lengths of prompts.
     """
 
     objective: str
@@ -161,6 +163,7 @@ class TuningResult:
     failures: tuple[Failure, ...] = ()
     pareto: tuple[ParetoRow, ...] = ()
     predicted: Predicted | None = None
+    situations: tuple[SituationRow, ...] = ()
 
     @property
     def yardstick(self) -> Yardstick:
@@ -214,6 +217,7 @@ class TuningResult:
                 "categories": {name: _ends(row.bootstrap) for name, row in confirmation.categories.items()},
                 f"overall_{decisive}": _ends(confirmation.overall.bootstrap),
             },
+            "situations": [one.to_json() for one in self.situations],
             "claims": {name: _claim(one) for name, one in confirmation.claims.items()},
             "cross_checks": [_cross_check(one) for one in confirmation.cross_checks],
             "token_identity": self.identity.to_json(),

@@ -6,6 +6,7 @@ What was decided is recorded before it is acted on, so that no decision is made 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from autospec.errors import ConfigError
 from autospec.policy.files import write_atomically
 from autospec.profiling import device_fingerprint
 from autospec.records import Workload
+from autospec.rules import ACCEPT_RULES
 from autospec.runners import check_prompts, check_references, make_scorer
 from autospec.tuning.budget import Budget
 from autospec.tuning.confirm import Confirmation, confirm
@@ -41,6 +43,7 @@ from autospec.tuning.predicted import look_back, predictions_json
 from autospec.tuning.quality import LossLimit
 from autospec.tuning.result import TOKENS_PER_EXCUSE, TuningResult
 from autospec.tuning.settings import StudySettings
+from autospec.tuning.situations import SituationRow, Situations, situations_of
 from autospec.tuning.space import SearchSpace
 from autospec.tuning.study import Search, SearchParts
 from autospec.tuning.task import Task
@@ -163,13 +166,14 @@ class _Run:
 
     def run(self) -> TuningResult:
         try:
-            confirmation = self._confirmation()
+            confirmation, situations = self._confirmation()
         except KeyboardInterrupt:
             result = partial_result(self._task, self._board, self._circumstances("interrupted"))
             self._task.tracker.interrupt(result, self._write(result))
             return result
         # From here on Ctrl-C must not put a partial result in place of the confirmed one.
-        result = complete_result(self._task, confirmation, self._circumstances(self._log.decision("stop_reason")))
+        circumstances = self._circumstances(self._log.decision("stop_reason"))
+        result = complete_result(self._task, confirmation, circumstances, situations)
         files = self._write(result)
         self._warn_of_excuses(result)
         self._task.tracker.finish(result, files)
@@ -184,7 +188,7 @@ class _Run:
             )
             self._task.on_event(Warned(message))
 
-    def _confirmation(self) -> Confirmation:
+    def _confirmation(self) -> tuple[Confirmation, tuple[SituationRow, ...]]:
         with self._measurer.phase("warm_up"):
             plan, budget = self._plan()
         self._task.on_event(PlanMade(plan))
@@ -197,7 +201,31 @@ class _Run:
         with self._measurer.phase("finalist"):
             chosen = self._choose(board, plan)
         with self._measurer.phase("confirm"):
-            return self._confirm(chosen, plan)
+            confirmation = self._confirm(chosen, plan)
+        return confirmation, self._situations(board, confirmation, plan)
+
+    def _situations(self, board: Leaderboard, confirmation: Confirmation, plan: StudyPlan) -> tuple[SituationRow, ...]:
+        """Judge the batches and lengths of prompts that the workload asks for."""
+        task, minutes = self._task, self._task.situation_minutes
+        if not situations_of(task.workload):
+            return ()
+        judging = Situations(
+            workload=task.workload,
+            measurer=self._measurer,
+            lengths=lambda prompt: len(task.decoder.render(prompt)),
+            seconds_per_prompt=plan.seconds_per_prompt,
+            on_event=task.on_event,
+            yardstick=task.goal.yardstick,
+        )
+        if self._prepared is not None:
+            known = [one.config for one in self._prepared.guide.ranked()]
+        else:
+            known = [one.config for one in board.ranked(board.prompts)]
+        # What may be lost was judged one prompt at a time, and does not depend on who sits beside.
+        confirmed = {confirmation.overall.config, *(row.config for row in confirmation.categories.values())}
+        allowed = [one for one in known if one in confirmed or ACCEPT_RULES[one.accept_rule].is_lossless]
+        ranked = [confirmation.overall.config, *allowed]
+        return judging.judge(ranked, minutes * 60 if task.settings.minutes else math.inf)
 
     def _plan(self) -> tuple[StudyPlan, Budget]:
         seconds = float(self._log.decide("seconds_per_prompt", self._warm_up))

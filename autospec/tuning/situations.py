@@ -14,7 +14,8 @@ from typing import Any
 
 from autospec.comparison import Estimate, claims, verdict
 from autospec.config import SpecConfig
-from autospec.records import Prompt, Workload
+from autospec.policy import Evidence, Row, evidence_from
+from autospec.records import Measurement, Prompt, Workload
 from autospec.tuning.budget import affordable
 from autospec.tuning.events import OnEvent, PhaseStarted, Warned
 from autospec.tuning.finalists import Chosen, measure_all
@@ -86,16 +87,22 @@ class SituationRow:
     Args:
         situation: Which.
         config: What to use there.
-        speedup: Against plain decoding of the same groups; exactly 1.0 for off.
+        ratio: Against plain decoding of the same groups, by the yardstick of the run; exactly 1.0 for off.
         tried: What was judged; off where nothing was found to be faster.
-        tried_speedup: How that was.
+        evidence: What was measured of that on held-out groups; None where nothing was.
     """
 
     situation: Situation
     config: SpecConfig
-    speedup: Estimate
+    ratio: Estimate
     tried: SpecConfig = OFF
-    tried_speedup: Estimate | None = None
+    evidence: Evidence | None = None
+
+    @property
+    def policy_row(self) -> Row:
+        """What the table of a policy says."""
+        situation, own = self.situation, None if self.config.is_off else self.evidence
+        return Row(self.config, situation.batch_size, situation.context_length, evidence=own)
 
     def to_json(self) -> dict[str, Any]:
         """Return what `result.json` holds."""
@@ -103,9 +110,9 @@ class SituationRow:
             "batch_size": self.situation.batch_size,
             "context_length": self.situation.context_length,
             "config": self.config.to_json(),
-            "speedup": self.speedup.to_json(),
+            "ratio": self.ratio.to_json(),
             "tried": self.tried.to_json(),
-            "tried_speedup": self.tried_speedup and self.tried_speedup.to_json(),
+            "evidence": self.evidence and self.evidence.to_json(),
         }
 
 
@@ -161,15 +168,17 @@ class Situations:
         """
         asked = situations_of(self.workload)
         chosen, ratios = dict[Situation, SpecConfig](), dict[str, dict[str, list[float]]]()
+        measured = dict[str, list[Measurement]]()
         for number, situation in enumerate(asked):
             left = max(0.0, seconds - self.measurer.seconds(CHOICE)) / (len(asked) - number)
             chosen[situation] = self._choose(situation, ranked, left * _CHOICE_SHARE)
             if not chosen[situation].is_off:
-                ratios[situation.name] = self._confirm(situation, chosen[situation], left * (1 - _CHOICE_SHARE))
-        judged = claims({name: own for name, own in ratios.items() if len(own) >= LEAST_GROUPS})
-        return tuple(
-            _row(one, chosen[one], judged[one.name].estimate if one.name in judged else None) for one in asked
-        )
+                own = self._confirm(situation, chosen[situation], left * (1 - _CHOICE_SHARE))
+                by_group = Pool(own, self.yardstick).ratios(chosen[situation], _groups_of(own))
+                if len(by_group) >= LEAST_GROUPS:
+                    measured[situation.name], ratios[situation.name] = own, by_group
+        judged = {name: claim.estimate for name, claim in claims(ratios).items()}
+        return tuple(_row(one, chosen[one], judged.get(one.name), measured.get(one.name, ())) for one in asked)
 
     def _choose(self, situation: Situation, ranked: Sequence[SpecConfig], seconds: float) -> SpecConfig:
         """Return the best candidate on groups of tune prompts; off where none is faster than plain decoding."""
@@ -186,24 +195,25 @@ class Situations:
         tried = tuple(SpecConfig.from_json(one) for one in recorded["configs"])
         groups = groups[: recorded["num_groups"]]
         self.on_event(PhaseStarted(f"{CHOICE}: {situation.name}", len(groups) * len(tried), tried))
-        pool, failed = self._measured(tried, groups, CHOICE)
+        measured, failed = self._measured(tried, groups, CHOICE)
+        pool = Pool(measured, self.yardstick)
         values = {one: pool.value(one, groups) or 0.0 for one in tried if one not in failed}
         best = max(values, key=lambda one: values[one], default=OFF)
         chosen = best if values.get(best, 0.0) > 0.0 else OFF
         return SpecConfig.from_json(self.measurer.log.decide(f"chosen for {situation.name}", lambda: chosen.to_json()))
 
-    def _confirm(self, situation: Situation, config: SpecConfig, seconds: float) -> dict[str, list[float]]:
-        """Return log speedups on held-out groups, by group; none where there are too few."""
+    def _confirm(self, situation: Situation, config: SpecConfig, seconds: float) -> list[Measurement]:
+        """Measure held-out groups; none where there are too few."""
         groups = situation.groups(self.workload.held_out, self.lengths)
         if self._has_too_few(situation, groups, "held-out", LEAST_GROUPS):
-            return {}
+            return []
         num_groups = self.measurer.log.decide(
             f"groups of {situation.name}", lambda: self._num_groups(situation, groups, 1, seconds)
         )
         groups = groups[:num_groups]
         self.on_event(PhaseStarted(f"{JUDGEMENT}: {situation.name}", len(groups), (config,)))
-        pool, failed = self._measured((config,), groups, JUDGEMENT)
-        return {} if failed else pool.ratios(config, groups)
+        measured, failed = self._measured((config,), groups, JUDGEMENT)
+        return [] if failed else measured
 
     def _num_groups(self, situation: Situation, groups: Sequence[Prompt], num_configs: int, seconds: float) -> int:
         """Return how many groups fit into the time, at least as many as a judgement needs."""
@@ -212,12 +222,11 @@ class Situations:
 
     def _measured(
         self, configs: tuple[SpecConfig, ...], groups: Sequence[Prompt], stage: str
-    ) -> tuple[Pool, set[SpecConfig]]:
+    ) -> tuple[list[Measurement], set[SpecConfig]]:
         first, *rest = configs
         every = Chosen(first, {str(number): one for number, one in enumerate(rest)})
         with self.measurer.phase(CHOICE):
-            measured, failed = measure_all(self.measurer, groups, every, stage, repeats=1)
-        return Pool(measured, self.yardstick), failed
+            return measure_all(self.measurer, groups, every, stage, repeats=1)
 
     def _has_too_few(self, situation: Situation, groups: Sequence[Prompt], kind: str, least: int) -> bool:
         if len(groups) >= least:
@@ -231,9 +240,16 @@ class Situations:
         return True
 
 
-def _row(situation: Situation, tried: SpecConfig, judged: Estimate | None) -> SituationRow:
-    if judged is None or verdict(judged) != "faster":
-        return SituationRow(
-            situation, OFF, Estimate(1.0, 1.0, 1.0, judged.num_prompts if judged else 0), tried, judged
-        )
-    return SituationRow(situation, tried, judged, tried, judged)
+def _groups_of(measured: Iterable[Measurement]) -> list[Prompt]:
+    return [Prompt(prompt_id, "") for prompt_id in dict.fromkeys(one.prompt_id for one in measured)]
+
+
+def _row(
+    situation: Situation, tried: SpecConfig, judged: Estimate | None, measured: Sequence[Measurement]
+) -> SituationRow:
+    if judged is None:
+        return SituationRow(situation, OFF, Estimate(1.0, 1.0, 1.0, 0), tried)
+    evidence = evidence_from(measured)
+    if verdict(judged) != "faster":
+        return SituationRow(situation, OFF, Estimate(1.0, 1.0, 1.0, judged.num_prompts), tried, evidence)
+    return SituationRow(situation, tried, judged, tried, evidence)

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from autospec.tuning.preparing import Preparation
 
 
+_SITUATION_SHARE = 0.12  # of the minutes, for each batch size or length of prompts that is asked for
+_MOST_SITUATIONS_SHARE = 0.5
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """One run.
@@ -85,6 +89,17 @@ class Task:
     def goal(self) -> Goal:
         """What is looked for."""
         return GOALS[self.settings.objective]
+
+    @property
+    def situation_minutes(self) -> float:
+        """Most minutes for what a workload asks besides one prompt at a time; 0 without a limit."""
+        asked = len(self.workload.batch_sizes) - (1 in self.workload.batch_sizes) + len(self.workload.context_lengths)
+        return self.settings.minutes * min(_MOST_SITUATIONS_SHARE, asked * _SITUATION_SHARE)
+
+    @property
+    def minutes(self) -> float:
+        """Most minutes for everything else; 0 without a limit."""
+        return self.settings.minutes - self.situation_minutes
 
     def identity(self) -> dict[str, Any]:
         """Return what must be the same for a run to be gone on with."""

@@ -123,10 +123,10 @@ def test_drafts_shrink_with_the_batch_and_stop_where_nothing_pays(tmp_path: Path
     # Planted: 2.2 - 0.4 (size - 1) at length 8, 2 - 0.2 (size - 1) at 4, 2 - 0.1 (size - 1) at 2.
     rows, events = judge(tmp_path, LoadedRunner(), (1, 2, 4, 8), num_prompts=48)
     assert [(row.situation.batch_size, row.config.draft_length) for row in rows] == [(2, 2), (4, 2), (8, 2)]
-    assert rows[0].speedup.value == pytest.approx(1.9, rel=0.02)
-    assert rows[2].speedup.value == pytest.approx(1.3, rel=0.02)
+    assert rows[0].ratio.value == pytest.approx(1.9, rel=0.02)
+    assert rows[2].ratio.value == pytest.approx(1.3, rel=0.02)
     rows, _ = judge(tmp_path / "more", LoadedRunner(), (16,), num_prompts=64)
-    assert (rows[0].config.is_off, rows[0].speedup.value, rows[0].tried.is_off) == (True, 1.0, True)
+    assert (rows[0].config.is_off, rows[0].ratio.value, rows[0].tried.is_off) == (True, 1.0, True)
     begun = [event.phase for event in events if isinstance(event, PhaseStarted)]
     assert begun[:2] == ["situation: batch 2", "situation_confirm: batch 2"]
 
@@ -139,7 +139,7 @@ def test_held_out_groups_are_judged_once_and_apart_from_those_of_the_choice(tmp_
     }
     assert all(name.startswith("t") for name in seen["situation"])
     assert all(name.startswith("h") for name in seen["situation_confirm"])
-    assert len(seen["situation_confirm"]) == len(set(seen["situation_confirm"])) == rows[0].speedup.num_prompts == 16
+    assert len(seen["situation_confirm"]) == len(set(seen["situation_confirm"])) == rows[0].ratio.num_prompts == 16
 
 
 def test_what_was_measured_and_decided_is_not_measured_again(tmp_path: Path) -> None:

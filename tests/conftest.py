@@ -104,6 +104,12 @@ def make_noisy_copy(model: Any, scale: float) -> Any:
     return copied
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip, where there is none, what needs a GPU: `make test-all` asks for every test on every machine."""
+    if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
 @pytest.fixture(scope="session")
 def tiny_model() -> Callable[..., Any]:
     """(kind, num_layers=2, vocab_size=64, seed=0, **config) -> a random causal language model, made once."""

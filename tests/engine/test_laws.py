@@ -32,7 +32,9 @@ ARCHITECTURES = {
     **dict.fromkeys(("opt", "falcon", "qwen3_moe"), 3),
     **dict.fromkeys(("mistral", "phi3", "gemma3_text", "gpt_oss"), 3),  # with windows shorter than the prompts
 }
-NOISE = 0.04  # makes a copy of the target that agrees with it on about half of its tokens
+# Makes a copy of the target that agrees with it on about half of its tokens. At 0.04 that of Gemma has 83 % of its
+# drawn drafts accepted, others 39 to 74 %, and of the few in a run all may be accepted by chance; at 0.08 it is 63 %.
+NOISE = {**dict.fromkeys(ARCHITECTURES, 0.04), "gemma3_text": 0.08}
 PROMPTS = [[1, 2, 3, 4, 5, 6, 1, 2, 3], [10, 11, 12, 13, 10, 11, 12, 13, 14, 10, 11]]
 GREEDY, SAMPLED = SamplingParams(), SamplingParams(temperature=0.5, top_p=0.95, seed=11)
 NUM_TOKENS, DRAFT_LENGTH = 16, 4
@@ -73,7 +75,7 @@ def world(request: pytest.FixtureRequest, tiny_model: Any, noisy_copy: Any) -> W
     if request.param == "pocket":
         return pocket_world()
     target = tiny_model(request.param, seed=ARCHITECTURES[request.param])
-    return World(CausalLM(target, "target"), CausalLM(noisy_copy(target, NOISE), "small"), PROMPTS)
+    return World(CausalLM(target, "target"), CausalLM(noisy_copy(target, NOISE[request.param]), "small"), PROMPTS)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 They cannot join the table of the folder above with a line: trained heads belong to one target, and a table model has
 neither hidden states nor layers. A drafter's own test module gives fixtures `target` and `drafter`, asks for a `law`
-and a `config`, and once more for `drawn` with a target of few tokens; laws, shapes and rules come from here.
+and a `config`, and once more for `law_2` with a target of few tokens; laws, shapes and rules come from here.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ from autospec.engine.drafters import Drafter, DraftPlan, Trail
 from autospec.engine.model import CausalLM
 from autospec.engine.session import Job, Session
 from autospec.engine.termination import Stopping
-from autospec.engine.tree import TokenTree
+from autospec.engine.tree import TokenTree, chain, empty_tree
 from autospec.errors import ConfigError, ReplayMiss
 from autospec.replay import RecordedPrompt, Recorder, RecordingBudget, Simulator, Trace
 from autospec.rules import ACCEPT_RULES, STOP_RULES
 
 GREEDY, SAMPLED = SamplingParams(), SamplingParams(temperature=0.5, top_p=0.95, seed=11)
 PLAIN = SamplingParams(temperature=1.0, seed=1)
+SPREAD = 6.0  # draft temperature of law 2: from peaked rows, tokens that are drawn and the likeliest are the same
+PROMPTS = ((1, 2, 3, 0, 1, 2, 3, 2), (3, 2, 1, 2, 0, 3, 3))
 PATHS = ((0,), (1,), (0, 0), (0, 1), (1, 0), (0, 0, 0))
 KNOBS: dict[str, dict[str, Any]] = {
     "chain-exact": {"draft_length": 3},
@@ -80,7 +82,7 @@ def name_of(config: SpecConfig) -> str:
 
 DAILY = [pytest.param(SpecConfig("drafter", **knobs), id=name) for name, knobs in KNOBS.items()]
 REST = [pytest.param(config, id=name_of(config), marks=pytest.mark.slow) for config in whole_table()]
-DRAWN = [
+DRAWN = [  # every shape and rule, where the stopping rule has no say
     pytest.param(config, id=name_of(config), marks=[pytest.mark.slow] * (config.accept_rule != "rejection"))
     for config in whole_table()
     if config.stop_rule == "static"
@@ -93,19 +95,12 @@ def config(request: pytest.FixtureRequest) -> SpecConfig:
     return made
 
 
-@pytest.fixture(params=DRAWN)
-def drawn(request: pytest.FixtureRequest) -> SpecConfig:
-    """What law 2 is tested with: every shape and rule, where the stopping rule has no say."""
-    made: SpecConfig = request.param
-    return replace(made, draft_length=2)
-
-
 @dataclass
 class Checks:
     """What holds for every drafter."""
 
     num_tokens: int = 14
-    prompts: Sequence[Sequence[int]] = ((1, 2, 3, 0, 1, 2, 3, 2), (3, 2, 1, 2, 0, 3, 3))
+    prompts: Sequence[Sequence[int]] = PROMPTS
 
     def generate(self, target: CausalLM, drafter: Drafter, config: SpecConfig | None, sampling: SamplingParams) -> Any:
         return SpeculativeDecoder(target, {"drafter": drafter}).generate(
@@ -196,22 +191,33 @@ class Checks:
                 assert replay.stats(row).num_drafted == output.stats.num_drafted
                 assert replay.stats(row).position_accepted == output.stats.position_accepted
 
-    def check_distribution(
-        self, target: CausalLM, drafter: Drafter, config: SpecConfig, chi_square: Any, num_seeds: int = 500
-    ) -> None:
-        """Law 2: three tokens as often as the target's own probabilities say."""
-        prompt, law = list(self.prompts[0]), exact_law(target, list(self.prompts[0]), 3)
-        decoder = SpeculativeDecoder(target, {"drafter": drafter})
-        outputs = decoder.generate(
-            [prompt] * num_seeds, config=config, sampling=PLAIN, max_new_tokens=3, ignore_eos=True
-        )
-        assert sum(output.stats.num_accepted for output in outputs) > 0
-        assert chi_square(Counter(output.token_ids for output in outputs), law) > 1e-3
+
+class OverconfidentDrafter:
+    """The classic bug: takes the likeliest token of a row, but says that it was drawn from it."""
+
+    def __init__(self, inner: Drafter) -> None:
+        self.source, self.has_probs, self.shapes, self.needs = "overconfident", True, ("chain",), inner.needs
+        self.start, self.commit, self._inner = inner.start, inner.commit, inner
+
+    def propose(self, max_length: int) -> TokenTree:
+        rows = self._inner.propose(max_length).draft_probs
+        return empty_tree() if rows is None else chain(rows[:1].argmax(dim=-1), rows[:1])
 
 
-def exact_law(target: CausalLM, prompt: list[int], num_tokens: int) -> dict[tuple[int, ...], float]:
-    """The probability of every output, by one forward over all of them."""
-    outputs = list(product(range(target.vocab_size), repeat=num_tokens))
+def emitted(
+    target: CausalLM, drafter: Drafter, config: SpecConfig, prompt: Sequence[int], num_seeds: int
+) -> Counter[tuple[int, ...]]:
+    """How often sampling writes which three tokens."""
+    outputs = SpeculativeDecoder(target, {"drafter": drafter}).generate(
+        [list(prompt)] * num_seeds, config=config, sampling=PLAIN, max_new_tokens=3, ignore_eos=True
+    )
+    assert sum(output.stats.num_accepted for output in outputs) > 0
+    return Counter(output.token_ids for output in outputs)
+
+
+def exact_law(target: CausalLM, prompt: Sequence[int]) -> dict[tuple[int, ...], float]:
+    """The probability of every three tokens, by one forward over all of them."""
+    outputs = list(product(range(target.vocab_size), repeat=3))
     rows = torch.tensor([[*prompt, *output] for output in outputs])
     logits = target.forward(rows, KVCache(rows.shape[1], len(outputs)))[:, len(prompt) - 1 : -1]
     chosen = logits.double().log_softmax(dim=-1).gather(-1, rows[:, len(prompt) :, None])[..., 0]
@@ -275,5 +281,21 @@ def law(request: pytest.FixtureRequest, checks: Checks) -> Callable[[CausalLM, D
 
     def check(target: CausalLM, drafter: Drafter, config: SpecConfig) -> None:
         request.param(checks, target, drafter, config)
+
+    return check
+
+
+@pytest.fixture(params=[*DRAWN, pytest.param(None, id="control")])
+def law_2(request: pytest.FixtureRequest, chi_square: Any) -> Callable[..., None]:
+    """(target of few tokens, drafter, prompt=...) -> checks the distribution, and once that a lie would be seen."""
+
+    def check(target: CausalLM, drafter: Drafter, prompt: Sequence[int] = PROMPTS[0]) -> None:
+        law = exact_law(target, prompt)
+        if request.param is None:
+            config = SpecConfig("drafter", 1, accept_rule="rejection", draft_temperature=SPREAD)
+            assert chi_square(emitted(target, OverconfidentDrafter(drafter), config, prompt, 300), law) < 1e-6
+        else:
+            config = replace(request.param, draft_length=2, draft_temperature=SPREAD)
+            assert chi_square(emitted(target, drafter, config, prompt, 500), law) > 1e-3
 
     return check

@@ -23,7 +23,6 @@ from autospec.engine.termination import Stopping
 from autospec.errors import ModelError
 
 SIZES: dict[str, Any] = {
-    "vocab_size": 8,
     "hidden_size": 32,
     "intermediate_size": 48,
     "moe_intermediate_size": 16,
@@ -48,16 +47,16 @@ LATENT: dict[str, Any] = {
     "v_head_dim": 8,
 }
 KINDS: dict[str, Any] = {
-    "glm": (Glm4MoeForCausalLM, Glm4MoeConfig(**SIZES, head_dim=8)),
-    "deepseek": (DeepseekV3ForCausalLM, DeepseekV3Config(**SIZES, **LATENT)),
+    "glm": (Glm4MoeForCausalLM, Glm4MoeConfig, SIZES | {"head_dim": 8}),
+    "deepseek": (DeepseekV3ForCausalLM, DeepseekV3Config, SIZES | LATENT),
 }
 
 
-def save(kind: str, folder: Path) -> dict[str, Tensor]:
+def save(kind: str, folder: Path, vocab_size: int = 8) -> dict[str, Tensor]:
     """Write a checkpoint whose last layer, a copy of the one before, is the block of a module; return the weights."""
-    make, config = KINDS[kind]
+    make, make_config, sizes = KINDS[kind]
     torch.manual_seed(1)
-    model = make(config)
+    model = make(make_config(vocab_size=vocab_size, **sizes))
     for parameter in model.parameters():
         parameter.data *= 3.0 if parameter.dim() > 1 else 1.0
     model.save_pretrained(folder)
@@ -78,9 +77,15 @@ def save(kind: str, folder: Path) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
-    folder = tmp_path_factory.mktemp(request.param)
-    save(request.param, folder)
+def kind(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def target(kind: str, tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
+    folder = tmp_path_factory.mktemp(kind)
+    save(kind, folder)
     return load_model(str(folder))
 
 
@@ -91,6 +96,17 @@ def drafter(target: CausalLM) -> MtpDrafter:
 
 def test_laws(law: Any, target: CausalLM, drafter: Drafter, config: SpecConfig) -> None:
     law(target, drafter, config)
+
+
+@pytest.fixture(scope="module")
+def target_of_few_tokens(kind: str, tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
+    folder = tmp_path_factory.mktemp(kind)
+    save(kind, folder, vocab_size=4)
+    return load_model(str(folder))
+
+
+def test_the_distribution_is_the_target_s(law_2: Any, target_of_few_tokens: CausalLM) -> None:
+    law_2(target_of_few_tokens, MtpDrafter(target_of_few_tokens))
 
 
 def test_the_first_token_is_that_of_transformers_own_module(target: CausalLM, monkeypatch: Any) -> None:

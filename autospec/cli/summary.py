@@ -150,7 +150,7 @@ def _cross_checks(result: TuningResult) -> Iterator[str]:
 def _policy_lines(result: TuningResult) -> Iterator[str]:
     rows = result.policy.rows
     for row in rows:
-        yield f"  {_situation(row):<12} {row.config.short()}"
+        yield f"  {_situation(row):<16} {row.config.short()}"
     if all(row.config.is_off for row in rows):
         yield f"  speculation off: {_why_off(result)}"
     for failure in result.failures:

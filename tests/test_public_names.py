@@ -59,7 +59,7 @@ def test_the_signatures_of_the_public_contract() -> None:
         "allow_import",
     ]  # fmt: skip
     assert _parameters(decoder.generate) == [
-        "prompts", "config", "sampling", "max_new_tokens", "stop", "ignore_eos", "category",
+        "prompts", "config", "sampling", "max_new_tokens", "stop", "ignore_eos", "category", "batch_size",
     ]  # fmt: skip
     assert _parameters(decoder.stream) == ["prompt", *_parameters(decoder.generate)[1:]]
     assert _parameters(autospec.load_policy) == ["path", "strict"]

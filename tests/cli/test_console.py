@@ -177,7 +177,7 @@ def test_the_summary_shows_figures_by_category_and_what_the_policy_holds(result:
     text = "\n".join(lines)
     assert "result, on held-out prompts" in text
     assert "on talk, ngram x8 n1-3 exact is 1.50x [1.20, 1.90] of code's draft x4 exact: faster" in text
-    assert "the policy holds\n  all          draft x4 exact\n  talk         ngram x8 n1-3 exact\n" in text
+    assert "the policy holds\n  all              draft x4 exact\n  talk             ngram x8 n1-3 exact\n" in text
     assert "6 of 6 outputs" in text
     assert "noise of one timing 2.1%; 9 trials" in text
     assert lines[-1] == f"policy: {tmp_path / 'policy.json'}"

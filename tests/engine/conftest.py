@@ -340,7 +340,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         params = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         world = params.get("world", PAIRED_WORLD)
-        case = params.get("case", params.get("drafting"))
+        case = params.get("case", params.get("drafting", params.get("accepting")))
         is_distribution = item.path.name == "test_distribution.py" and case is not None
         quick = NAMED if world in NAMED_WORLDS or is_distribution else OTHERS_RUN
         if (world != PAIRED_WORLD or is_distribution) and case not in quick:

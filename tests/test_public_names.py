@@ -61,7 +61,7 @@ def test_the_signatures_of_the_public_contract() -> None:
     assert _parameters(decoder.generate) == [
         "prompts", "config", "sampling", "max_new_tokens", "stop", "ignore_eos", "category", "batch_size",
     ]  # fmt: skip
-    assert _parameters(decoder.stream) == ["prompt", *_parameters(decoder.generate)[1:]]
+    assert _parameters(decoder.stream) == ["prompt", *_parameters(decoder.generate)[1:-1]]
     assert _parameters(autospec.load_policy) == ["path", "strict"]
     assert _parameters(autospec.Policy.choose) == ["batch_size", "context_length", "category"]
     assert _parameters(autospec.Policy.decoder) == ["device", "drafters", "allow_import", "trust_remote_code"]

@@ -6,6 +6,7 @@ asks; plain matrix products cost twice as much (benchmarks/LOG.md).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cache
 from typing import Protocol
@@ -42,7 +43,27 @@ class LinearMap(Protocol):
         ...
 
 
-class PlainMap:
+class _Unfused(ABC):
+    """What follows a map is an operation of its own."""
+
+    @abstractmethod
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """See `LinearMap`."""
+
+    def plus(self, inputs: Tensor, other: Tensor) -> Tensor:
+        """See `LinearMap`."""
+        return self(inputs) + other
+
+    def times(self, inputs: Tensor, other: Tensor) -> Tensor:
+        """See `LinearMap`."""
+        return self(inputs) * other
+
+    def silu(self, inputs: Tensor) -> Tensor:
+        """See `LinearMap`."""
+        return silu(self(inputs))
+
+
+class PlainMap(_Unfused):
     """Runs anywhere.
 
     Args:
@@ -57,24 +78,12 @@ class PlainMap:
         """See `LinearMap`."""
         return linear(inputs, self._weight, self._bias)
 
-    def plus(self, inputs: Tensor, other: Tensor) -> Tensor:
-        """See `LinearMap`."""
-        return self(inputs) + other
-
-    def times(self, inputs: Tensor, other: Tensor) -> Tensor:
-        """See `LinearMap`."""
-        return self(inputs) * other
-
-    def silu(self, inputs: Tensor) -> Tensor:
-        """See `LinearMap`."""
-        return silu(self(inputs))
-
     def weights(self) -> list[Tensor]:
         """See `LinearMap`."""
         return [self._weight] if self._bias is None else [self._weight, self._bias]
 
 
-class SideBySide:
+class SideBySide(_Unfused):
     """Several maps of the same inputs, each run by itself.
 
     Args:
@@ -87,18 +96,6 @@ class SideBySide:
     def __call__(self, inputs: Tensor) -> Tensor:
         """See `LinearMap`."""
         return torch.cat([one(inputs) for one in self._maps], dim=-1)
-
-    def plus(self, inputs: Tensor, other: Tensor) -> Tensor:
-        """See `LinearMap`."""
-        return self(inputs) + other
-
-    def times(self, inputs: Tensor, other: Tensor) -> Tensor:
-        """See `LinearMap`."""
-        return self(inputs) * other
-
-    def silu(self, inputs: Tensor) -> Tensor:
-        """See `LinearMap`."""
-        return silu(self(inputs))
 
     def weights(self) -> list[Tensor]:
         """See `LinearMap`."""

@@ -44,7 +44,11 @@ def begin(options: argparse.Namespace, device: str = "cpu", dtype: str = "float3
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     busy = [round(one, 2) for one in os.getloadavg()] if hasattr(os, "getloadavg") else None
-    return {"machine": device_fingerprint(device, dtype), "load_average_before": busy}
+    try:
+        machine: dict[str, Any] = dict(device_fingerprint(device, dtype))
+    except ImportError as error:  # psutil, which tells the memory of a CPU
+        machine = {"device_kind": device, "dtype": dtype, "unknown": str(error)}
+    return {"machine": machine, "load_average_before": busy}
 
 
 def write(document: Mapping[str, Any], path: Path) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from collections import defaultdict
@@ -189,7 +190,9 @@ def vllm_families(race: Race, options: argparse.Namespace, log: IO[bytes]) -> di
             try:
                 peer = Vllm(options.vllm_python, name, speculative, options.threads, max(options.batch_sizes), log)
             except (PeerError, OSError) as error:
-                race.left_out[f"{family} {name}"] = str(error)
+                size = os.fstat(log.fileno()).st_size
+                said = os.pread(log.fileno(), 1000, max(0, size - 1000)).decode(errors="replace")
+                race.left_out[f"{family} {name}"] = f"{error}; it last wrote: {said}"
                 continue
             race.families.setdefault(family, []).append(peer)
             loaded |= {"version": peer.version, f"seconds to load {name}": peer.load_seconds}

@@ -169,18 +169,9 @@ class Vllm:
         log: IO[bytes],
     ) -> None:
         self.name, self.most_rows = name, most_rows
-        cores = sorted(os.sched_getaffinity(0))[:threads] if hasattr(os, "sched_getaffinity") else range(threads)
         self._process = subprocess.Popen(
             [python, _WORKER],
-            env={
-                **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-                "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-                "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
-                "VLLM_CPU_KVCACHE_SPACE": "1",
-                "VLLM_NO_USAGE_STATS": "1",
-                "HF_HUB_OFFLINE": "1",
-                "OMP_NUM_THREADS": str(threads),
-            },
+            env=_environment(threads),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -235,6 +226,21 @@ class Vllm:
         if "error" in answer:
             raise PeerError(f"vLLM said: {answer['error']}")
         return answer
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """Return what vLLM's process is started with; `vllm_worker.py` says what for."""
+    cores = sorted(os.sched_getaffinity(0))[:threads] if hasattr(os, "sched_getaffinity") else range(threads)
+    return {
+        **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": str(threads),
+        "NUMBA_NUM_THREADS": str(threads),  # of its n-gram lookup
+    }
 
 
 def own_choices(decoder: SpeculativeDecoder, configs: Sequence[SpecConfig]) -> list[Peer]:

@@ -51,22 +51,27 @@ class Stopwatch:
 
     def __init__(self, clock: Clock) -> None:
         self.seconds = Counter[str]()
-        self._clock, self._inner = clock, [0.0]
+        self._clock, self._inner, self._labels = clock, [0.0], list[str]()
         self._replaced: list[tuple[Any, str, Any]] = []
 
     def wrap(self, owner: Any, name: str, label: str | Callable[..., str]) -> None:
-        """Clock a callable of a module, class or object; a label may depend on the arguments."""
+        """Clock a callable of a module, class or object; a label may depend on the arguments.
+
+        Whatever runs within a prefill is part of it.
+        """
         plain = getattr(owner, name)
 
         def clocked(*args: Any, **kwargs: Any) -> Any:
             own = label if isinstance(label, str) else label(*args, **kwargs)
+            own = PREFILL if PREFILL in self._labels else own
+            self._labels.append(own)
             self._inner.append(0.0)
             started = self._clock.now()
             try:
                 return plain(*args, **kwargs)
             finally:
                 seconds = self._clock.now() - started
-                self.seconds[own] += seconds - self._inner.pop()
+                self.seconds[self._labels.pop()] += seconds - self._inner.pop()
                 self._inner[-1] += seconds
 
         self._replaced.append((owner, name, vars(owner).get(name)))

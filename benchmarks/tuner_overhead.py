@@ -22,6 +22,8 @@ from autospec.tuning.run import run_task
 from autospec.tuning.task import Task
 
 NUM_NEW, BASELINE_SECONDS, NOISE, SPREAD = 48, 0.25, 0.01, 0.05
+DRAFTERS = ("draft", "ngram", "suffix", "recycling", "early_exit", "lookahead")
+WITH_PROBS = ("draft", "early_exit")
 CATEGORIES = ("code", "prose", "table")
 
 
@@ -76,7 +78,7 @@ def seconds_by_trial(num_trials: int, space: str) -> list[float]:
         if isinstance(event, TrialDone):
             ends.append(time.perf_counter())
 
-    drafters = {name: SimpleNamespace(has_probs=name == "draft", source=name) for name in ("draft", "ngram")}
+    drafters = {name: SimpleNamespace(has_probs=name in WITH_PROBS, source=name) for name in DRAFTERS}
     model = SimpleNamespace(config=SimpleNamespace())
     target = SimpleNamespace(name="planted", revision=None, device="cpu", dtype="torch.float32", model=model)
     with tempfile.TemporaryDirectory() as folder:

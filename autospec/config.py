@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from typing import Any, Self
 
 from autospec.errors import ConfigError
@@ -307,8 +308,7 @@ class SpecConfig:
     @property
     def config_hash(self) -> str:
         """Twelve hexadecimal digits of the canonical JSON form."""
-        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
+        return _hash_of(self)
 
     def short(self) -> str:
         """Return a form for a line of a terminal, such as ``draft x4 confidence 0.40 exact``."""
@@ -344,3 +344,9 @@ class SpecConfig:
             return [f"heuristic from {self.draft_length_start}"]
         name = self.entropy_form if self.stop_rule == "entropy" else self.stop_rule
         return [name] + [f"{self.stop_threshold:.2f}"] * (self.stop_rule != "cost_aware")
+
+
+@lru_cache(maxsize=1 << 14)  # a study asks for the same ones again and again, and equal ones have one JSON form
+def _hash_of(config: SpecConfig) -> str:
+    text = json.dumps(config.to_json(), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import psutil
 import torch
 
 from autospec.errors import ModelError
@@ -18,6 +17,8 @@ def free_bytes(device: torch.device) -> int:
     """Return how much memory of a device is free."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
+    import psutil  # a GPU tells without it
+
     return int(psutil.virtual_memory().available)
 
 

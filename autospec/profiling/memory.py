@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor, nn
 
@@ -44,6 +43,8 @@ def peak_bytes(device: torch.device) -> int:
     """Return the most that torch held on a device since the last reset; on a CPU what the process holds now."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    import psutil  # a GPU tells without it
+
     return int(psutil.Process().memory_info().rss)
 
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor
 
 from autospec.engine.cache import KVCache
-from autospec.engine.drafters.base import Drafter, DraftsTogether
+from autospec.engine.drafters.base import Drafter, DraftsTogether, drafts_together
 from autospec.engine.growth import Asking, Growing, growing
 from autospec.engine.model import CausalLM
 from autospec.engine.rows import RowTokens
@@ -24,7 +25,10 @@ def propose_all(asked: Sequence[tuple[Drafter, int]]) -> list[TokenTree]:
     Args:
         asked: Forked drafters and the most tokens along a path of each.
     """
-    drafts = [_Draft(drafter, limit) if isinstance(drafter, DraftsTogether) else None for drafter, limit in asked]
+    drafts = [
+        _Draft(cast("DraftsTogether", drafter), limit) if drafts_together(drafter) else None
+        for drafter, limit in asked
+    ]
     waiting = [draft for draft in drafts if draft is not None and draft.is_open]
     while waiting:
         for model, cache, group in _groups(waiting):

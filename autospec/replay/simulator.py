@@ -125,6 +125,11 @@ class Simulator:
         self.shelf = Shelf(trace, self.costs, np.maximum(self.route.left - 1, 0))
         self._follower = Follower(trace, self.route, self.costs)
 
+    @property
+    def drafters(self) -> Mapping[str, Drafter]:
+        """The drafters that were given, by name; of a trace alone there are none."""
+        return self._given
+
     def replay(self, config: SpecConfig) -> Replay:
         """Replay one configuration; see `replay_all`."""
         return self.replay_all([config])[0]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from autospec.config import SpecConfig
+from autospec.errors import MeasurementError
 from autospec.records import Measurement
 
 if TYPE_CHECKING:
@@ -32,6 +33,14 @@ class Predicts(Protocol):
 
     def correct(self, measurements: Iterable[Measurement]) -> None:
         """Learn from measurements."""
+        ...
+
+    def for_batches(self, batch_size: int) -> Predicts:
+        """Return what predicts batches.
+
+        Raises:
+            MeasurementError: Nothing is known of such batches.
+        """
         ...
 
 
@@ -106,6 +115,19 @@ class Guide:
         if hopeful is None or hopeful.log_ratio + hopeful.spread < best_value + _GAIN:
             return None
         return hopeful.config
+
+    def ranked_for(self, batch_size: int) -> list[SpecConfig]:
+        """Return configurations by what is predicted of batches, the best first; none where nothing can be told.
+
+        Args:
+            batch_size: Prompts side by side.
+        """
+        try:
+            prices = self._predictor.for_batches(batch_size).predict(self.candidates)
+        except MeasurementError:
+            return []
+        known = sorted((one for one in prices if one is not None), key=lambda one: -one.log_ratio)
+        return [one.config for one in known]
 
     def learn(self, measurements: Iterable[Measurement]) -> None:
         """Correct predictions by all measurements of the search."""

@@ -200,7 +200,7 @@ def _short(task: Task, trace: Trace, space: SearchSpace) -> ProfileSettings:
         budget_seconds=min(max(share, _LEAST_SECONDS), _UNLIMITED_SECONDS),
         contexts=tuple(sorted({low, (low + high) // 2, high})),
         widths=() if is_chain else ProfileSettings().widths,
-        batch_sizes=(),
+        batch_sizes=tuple(size for size in task.workload.batch_sizes if size > 1),
     )
 
 

@@ -216,6 +216,7 @@ class _Run:
             seconds_per_prompt=plan.seconds_per_prompt,
             on_event=task.on_event,
             yardstick=task.goal.yardstick,
+            predicted=self._prepared.guide.ranked_for if self._prepared else lambda batch_size: (),
         )
         if self._prepared is not None:
             known = [one.config for one in self._prepared.guide.ranked()]

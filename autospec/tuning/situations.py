@@ -27,6 +27,7 @@ CHOICE, JUDGEMENT = "situation", "situation_confirm"  # stages of the log
 LEAST_GROUPS = 3  # of which a judgement can be made
 _MOST_GROUPS = 12  # for each choice
 _CHOICE_SHARE = 0.4  # of the time of a situation
+_PREDICTED = 2  # predictions of the situation that are tried
 _SHORTER = (2, 4)  # parts of the longest draft that are tried besides
 
 Lengths = Callable[[Prompt], int]
@@ -116,13 +117,15 @@ class SituationRow:
         }
 
 
-def candidates(ranked: Iterable[SpecConfig]) -> tuple[SpecConfig, ...]:
-    """Return what a situation tries: the best, shorter drafts of its drafter, and the best of another drafter.
+def candidates(ranked: Iterable[SpecConfig], predicted: Sequence[SpecConfig] = ()) -> tuple[SpecConfig, ...]:
+    """Return what a situation tries: the best, shorter drafts of its drafter, the best of another drafter.
 
-    Verifying costs more where more prompts share a forward, so drafts that pay there are shorter.
+    Verifying costs more where more prompts share a forward, so drafts that pay there are shorter. What is predicted
+    of the situation itself comes first.
 
     Args:
-        ranked: The best first.
+        ranked: The best first, one prompt at a time.
+        predicted: The best first, in the situation.
     """
     known = [config for config in ranked if not config.is_off]
     if not known:
@@ -135,7 +138,7 @@ def candidates(ranked: Iterable[SpecConfig]) -> tuple[SpecConfig, ...]:
         ),
         lambda one: one.drafter != best.drafter,
     ]
-    found = [best, *(next((one for one in known if fits(one)), best) for fits in wanted)]
+    found = [*predicted[:_PREDICTED], best, *(next((one for one in known if fits(one)), best) for fits in wanted)]
     return tuple(dict.fromkeys(found))
 
 
@@ -150,6 +153,7 @@ class Situations:
         seconds_per_prompt: One prompt under plain decoding twice.
         on_event: Told what happens.
         yardstick: By which configurations are compared.
+        predicted: Configurations by what is predicted of batches of a size, the best first.
     """
 
     workload: Workload
@@ -158,6 +162,7 @@ class Situations:
     seconds_per_prompt: float
     on_event: OnEvent
     yardstick: Yardstick = SPEED
+    predicted: Callable[[int], Sequence[SpecConfig]] = lambda batch_size: ()
 
     def judge(self, ranked: Sequence[SpecConfig], seconds: float) -> tuple[SituationRow, ...]:
         """Measure every situation and judge all of them together (Holm).
@@ -185,13 +190,14 @@ class Situations:
         groups = situation.groups(self.workload.tune, self.lengths)
         if self._has_too_few(situation, groups, "tune", 1):
             return OFF
-        recorded = self.measurer.log.decide(
-            f"candidates of {situation.name}",
-            lambda: {
-                "configs": [one.to_json() for one in candidates(ranked)],
-                "num_groups": self._num_groups(situation, groups, len(candidates(ranked)), seconds),
-            },
-        )
+
+        def decided() -> dict[str, Any]:
+            predicted = [one for one in self.predicted(situation.batch_size) if one in set(ranked)]
+            found = candidates(ranked, predicted if situation.batch_size > 1 else ())
+            num_groups = self._num_groups(situation, groups, len(found), seconds)
+            return {"configs": [one.to_json() for one in found], "num_groups": num_groups}
+
+        recorded = self.measurer.log.decide(f"candidates of {situation.name}", decided)
         tried = tuple(SpecConfig.from_json(one) for one in recorded["configs"])
         groups = groups[: recorded["num_groups"]]
         self.on_event(PhaseStarted(f"{CHOICE}: {situation.name}", len(groups) * len(tried), tried))

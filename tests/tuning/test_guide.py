@@ -11,6 +11,7 @@ import pytest
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.cost_model import Prediction
+from autospec.errors import MeasurementError
 from autospec.records import Measurement
 from autospec.tuning.guide import Guide
 from autospec.tuning.knobs import Choices, Knob
@@ -46,6 +47,11 @@ class Planted:
             )
             for one in found
         ]
+
+    def for_batches(self, batch_size: int) -> Planted:
+        if batch_size > 8:
+            raise MeasurementError("nothing was measured of such batches")
+        return Planted(lambda config: [-value for value in self.values(config) or ()], self.categories)
 
     def correct(self, measurements: Iterable[Measurement]) -> None:
         self.taught = [one for one in measurements if not one.config.is_off]
@@ -185,3 +191,10 @@ def test_where_memory_counts_too_every_drafter_that_pays_gets_its_chance() -> No
     values = {best: [0.5, 0.5], draft(5): [0.45, 0.45], far: [0.2, 0.2], slower: [-0.1, -0.1]}
     assert Guide(Planted(values.get), values, True, every_drafter=True).opening() == (best, far)
     assert guide_of(values).opening() == (best,)
+
+
+def test_batches_are_ranked_by_what_is_predicted_of_them() -> None:
+    guide = Guide(Planted(lambda config: [config.draft_length / 10] * 2), [draft(2), draft(6)], is_whole=True)
+    assert [one.config for one in guide.ranked()] == [draft(6), draft(2)]
+    assert guide.ranked_for(4) == [draft(2), draft(6)]
+    assert guide.ranked_for(16) == []

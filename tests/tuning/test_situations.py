@@ -70,6 +70,10 @@ def test_candidates_are_the_best_shorter_ones_and_another_drafter() -> None:
     assert candidates([SpecConfig()]) == ()
 
 
+def test_what_is_predicted_of_a_situation_comes_first() -> None:
+    assert candidates([LONG, OTHER, MID, SHORT], [SHORT, OTHER, MID]) == (SHORT, OTHER, LONG, MID)
+
+
 class LoadedRunner:
     """Speculation loses by every token drafted beside others: seconds are planted, one tick of noise apart."""
 

@@ -189,6 +189,11 @@ class Drafter(Protocol):
         ...
 
 
+def drafts_together(drafter: object) -> bool:
+    """Return whether a drafter's model runs for all rows of a batch at once; see `DraftsTogether`."""
+    return all(hasattr(type(drafter), name) for name in ("begin", "ask", "read", "end"))
+
+
 def fork(drafter: Drafter, name: str, num_rows: int) -> Sequence[Drafter]:
     """Return drafters for the prompts of a batch.
 

@@ -2,12 +2,14 @@
 
 Cost of a forward against batch and context (to the length of the embedded pair, and to 8k on a small random Llama), of
 a step against draft length and tree size, and the tuner's own time against the length of a study and the size of a
-workload. Each with the exponent of a power law through its points and a sentence. Takes about four minutes.
+workload. Each with the exponent of a power law through its points and a sentence. Takes about four minutes; the study
+is ended after three of them, and `--only study_length --study-seconds 1800` gives it the time for all its trials.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -118,9 +120,10 @@ def against_config(
     return document
 
 
-def against_study(num_trials: int, space: str) -> dict[str, Any]:
+def against_study(num_trials: int, space: str, most_seconds: float) -> dict[str, Any]:
     """Return growth of the tuner's time for one trial with the number of trials before it."""
-    seconds = np.array(seconds_by_trial(num_trials, space))
+    trials, num_proposals = seconds_by_trial(num_trials, space, most_seconds)
+    seconds = np.array(trials)
     edges = np.linspace(0, len(seconds), 11).astype(int)
     windows = [(low, high) for low, high in pairwise(edges) if high > low]
     middles = [float(low + high + 1) / 2 for low, high in windows]
@@ -129,14 +132,22 @@ def against_study(num_trials: int, space: str) -> dict[str, Any]:
         middles,
         [float(np.median(seconds[low:high])) for low, high in windows],
     )
-    say(f"{len(seconds)} trials: {seconds.sum():.1f} s of the tuner's own time")
-    return document | {"num_trials": len(seconds), "total_seconds": float(seconds.sum())}
+    say(f"{len(seconds)} trials of {num_proposals} proposals: {seconds.sum():.1f} s of the tuner's own time")
+    return document | {
+        "space": space,
+        "num_trials": len(seconds),
+        "num_proposals": num_proposals,
+        "total_seconds": float(seconds.sum()),
+    }
 
 
 def against_workload(decoder: SpeculativeDecoder, sizes: list[int]) -> dict[str, Any]:
     """Return growth of reading, splitting, hashing, rendering and planning with the number of prompts."""
-    rows = [seconds_by_workload(size, decoder) for size in sizes]
-    return {what: growth(f"{what} against prompts", sizes, [row[what] for row in rows]) for what in rows[0]}
+    runs = [[seconds_by_workload(size, decoder) for _ in range(3)] for size in sizes]
+    return {
+        what: growth(f"{what} against prompts", sizes, [statistics.median(run[what] for run in of) for of in runs])
+        for what in runs[0][0]
+    }
 
 
 def chains(lengths: list[int]) -> dict[int, SpecConfig]:
@@ -165,7 +176,7 @@ def parts(decoder: SpeculativeDecoder, options: argparse.Namespace) -> dict[str,
         "tree_size": lambda: against_config(
             decoder, "nodes of a tree", trees([4, 16, 64] if short else [4, 8, 16, 32, 64, 128]), 16 if short else 60
         ),
-        "study_length": lambda: against_study(options.trials, options.space),
+        "study_length": lambda: against_study(options.trials, options.space, options.study_seconds),
         "workload_size": lambda: against_workload(decoder, [100, 200, 400] if short else [1250, 2500, 5000, 10_000]),
     }
 
@@ -176,7 +187,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, to see that it runs")
     parser.add_argument("--trials", type=int, default=1000, help="of the study in which nothing is measured")
     parser.add_argument("--only", nargs="+", help="some of the parts, by their names in the JSON")
-    parser.add_argument("--space", default="chain", help="search space of that study")
+    parser.add_argument("--study-seconds", type=float, default=180.0, help="most seconds of it, trials or not")
+    parser.add_argument("--space", default="full", help="search space of that study")
     options = parser.parse_args()
     document = begin(options)
     decoder = pocket_decoder()

@@ -7,6 +7,7 @@ import math
 import tempfile
 import time
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -70,18 +71,31 @@ def _workload(per_category: int) -> Workload:
     return Workload("planted", prompts("tune"), prompts("held_out"), max_new_tokens=NUM_NEW)
 
 
-def seconds_by_trial(num_trials: int, space: str) -> list[float]:
-    """Run a study of so many trials, and return for each how long proposing, telling and logging took."""
-    ends = [time.perf_counter()]
+class _Enough(Exception):
+    """The time is over."""
+
+
+def seconds_by_trial(num_trials: int, space: str, most_seconds: float) -> tuple[list[float], int]:
+    """Run a study of so many trials, or as many as the time allows.
+
+    Returns:
+        For each trial how long proposing, telling and logging took, what was proposed and skipped before it included;
+        and the number of proposals.
+    """
+    started = time.perf_counter()
+    ends, proposals = [started], [0]
 
     def on_event(event: Event) -> None:
         if isinstance(event, TrialDone):
             ends.append(time.perf_counter())
+            proposals.append(event.report.number)
+            if ends[-1] - started > most_seconds:
+                raise _Enough
 
     drafters = {name: SimpleNamespace(has_probs=name in WITH_PROBS, source=name) for name in DRAFTERS}
     model = SimpleNamespace(config=SimpleNamespace())
     target = SimpleNamespace(name="planted", revision=None, device="cpu", dtype="torch.float32", model=model)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, suppress(_Enough):
         run_task(
             Task(
                 decoder=SimpleNamespace(target=target, drafters=drafters, text=None),  # type: ignore[arg-type]
@@ -96,7 +110,7 @@ def seconds_by_trial(num_trials: int, space: str) -> list[float]:
                 command="scaling",
             )
         )
-    return list(np.diff(ends))[1:]  # the first is the baseline's, with what is made once
+    return list(np.diff(ends))[1:], proposals[-1]  # the first is the baseline's, with what is made once
 
 
 def seconds_by_workload(num_prompts: int, decoder: SpeculativeDecoder) -> dict[str, float]:

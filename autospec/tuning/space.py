@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self, cast
@@ -207,11 +208,13 @@ class SearchSpace:
 
     def size(self) -> int | None:
         """Return how many distinct configurations there are; None for a continuum or over 50,000 combinations."""
+        return len(set(self.walk())) if self._is_countable else None
+
+    @cached_property  # a search asks whenever its sampler repeats itself
+    def _is_countable(self) -> bool:
         if any(knob.domain.grid() is None for knob in self.knobs):
-            return None
-        if sum(1 for _ in islice(self._combinations(), MAX_COUNTED + 1)) > MAX_COUNTED:
-            return None
-        return len(set(self.walk()))
+            return False
+        return sum(1 for _ in islice(self._combinations(), MAX_COUNTED + 1)) <= MAX_COUNTED
 
     def draw(self, rng: np.random.Generator) -> Params | None:
         """Return random values that break no constraint; None where they could not be found."""
@@ -226,7 +229,7 @@ class SearchSpace:
 
     def unseen(self, seen: Iterable[SpecConfig]) -> bool | None:
         """Return whether a configuration is left that is not in `seen`; None where they cannot be counted."""
-        if self.size() is None:
+        if not self._is_countable:
             return None
         known = set(seen)
         return any(config not in known for config in self.walk())

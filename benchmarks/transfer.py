@@ -1,12 +1,11 @@
 """Policies for other machines from one trace: `python benchmarks/transfer.py`.
 
-Records the embedded pair once, in float32 with all threads. For each setting (threads, data type), in a process of its
-own, a profile is measured there, the best of `search_spaces/chain.yaml` and `benchmarks/grid.yaml` is chosen by that
+Records the embedded pair once, in float32 with all threads, one prompt at a time. For each setting (threads, data type,
+prompts side by side), in a process of its own, a profile is measured there, the best of `search_spaces/chain.yaml` and `benchmarks/grid.yaml` is chosen by that
 profile and the one trace alone, and then measured beside a sample of both spaces and the other settings' choices.
 Writes regrets to `benchmarks/results/transfer.json`. Takes about twelve minutes; needs nothing but the package.
 
-Batches and contexts beyond the pair's 1,024 tokens are not among the settings: the engine decodes one prompt at a
-time.
+Contexts beyond the pair's 1,024 tokens are not among the settings.
 """
 
 from __future__ import annotations
@@ -27,15 +26,18 @@ from autospec.config import SpecConfig
 from autospec.cost_model import Predictor
 from autospec.engine.decoder import SpeculativeDecoder
 from autospec.profiling import ProfileSettings, device_fingerprint, profile
+from autospec.records import Prompt
 from autospec.replay import RecordedPrompt, Recorder, RecordingBudget, Simulator, Trace
 from autospec.runners.live import LiveRunner
 from autospec.tuning import SearchSpace
+from autospec.tuning.situations import Situation
 from autospec.workloads import WorkloadSource, load_workload
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "transfer.json"
 NUM_PROMPTS, NUM_NEW, NUM_SAMPLED, REPEATS = 12, 48, 16, 1
-SETTINGS = ((2, "float32"), (1, "float32"), (2, "bfloat16"))
+SETTINGS = ((2, "float32", 1), (1, "float32", 1), (2, "bfloat16", 1), (2, "float32", 8))
+NUM_GROUPS = 6  # of prompts side by side
 
 
 def say(line: str) -> None:
@@ -49,10 +51,16 @@ def _decoder(dtype: str) -> SpeculativeDecoder:
     return SpeculativeDecoder.from_pretrained(pocket.target_path(), sources, device="cpu", dtype=dtype)
 
 
-def _prompts(decoder: SpeculativeDecoder) -> tuple[Any, list[RecordedPrompt]]:
+def _prompts(batch_size: int = 1) -> list[Prompt]:
+    """Return prompts, or groups of them that no trace has seen as such."""
     workload = load_workload(WorkloadSource(pocket.workload_path(), name="pocket", max_new_tokens=NUM_NEW))
-    prompts = workload.tune[:NUM_PROMPTS]
-    return prompts, [RecordedPrompt(one.prompt_id, one.category, tuple(decoder.render(one))) for one in prompts]
+    if batch_size == 1:
+        return list(workload.tune[:NUM_PROMPTS])
+    return Situation(batch_size).groups(workload.tune[: NUM_GROUPS * batch_size], lambda prompt: 0)
+
+
+def _recorded(decoder: SpeculativeDecoder) -> list[RecordedPrompt]:
+    return [RecordedPrompt(one.prompt_id, one.category, tuple(decoder.render(one))) for one in _prompts()]
 
 
 def _candidates() -> list[SpecConfig]:
@@ -60,11 +68,11 @@ def _candidates() -> list[SpecConfig]:
     return list(dict.fromkeys(config for space in spaces for config in space if config.accept_rule == "exact"))
 
 
-def choose(folder: Path, threads: int, dtype: str) -> dict[str, Any]:
+def choose(folder: Path, threads: int, dtype: str, batch_size: int) -> dict[str, Any]:
     """Profile here and choose by the trace alone; the first setting records it."""
     torch.set_num_threads(threads)
     decoder = _decoder(dtype)
-    _, asked = _prompts(decoder)
+    asked = _recorded(decoder)
     if not (folder / "trace").is_dir():
         Recorder(decoder, RecordingBudget(width=4)).record(asked, NUM_NEW).save(folder / "trace")
     (kept,) = sorted((folder / "trace").iterdir())
@@ -72,8 +80,12 @@ def choose(folder: Path, threads: int, dtype: str) -> dict[str, Any]:
     low, high = int(trace.contexts.min()) - 1, int(trace.contexts.max()) - 1
     text = [token for one in asked for token in one.prompt_ids]
     contexts = tuple(sorted({low, (low + high) // 2, high}))
-    made = profile(decoder, text, ProfileSettings(budget_seconds=20.0, contexts=contexts, batch_sizes=()))
-    prices = [one for one in Predictor(Simulator(trace), made).predict(_candidates()) if one is not None]
+    sizes = (batch_size,) if batch_size > 1 else ()
+    made = profile(decoder, text, ProfileSettings(budget_seconds=20.0, contexts=contexts, batch_sizes=sizes))
+    predictor = Predictor(Simulator(trace, decoder.drafters), made)
+    if batch_size > 1:
+        predictor = predictor.for_batches(batch_size)
+    prices = [one for one in predictor.predict(_candidates()) if one is not None]
     best = max(prices, key=lambda one: one.log_speedup)
     return {
         "fingerprint": device_fingerprint(decoder.target.device, decoder.target.dtype),
@@ -84,11 +96,11 @@ def choose(folder: Path, threads: int, dtype: str) -> dict[str, Any]:
     }
 
 
-def measure(configs: list[SpecConfig], threads: int, dtype: str) -> dict[str, dict[str, list[float]]]:
+def measure(configs: list[SpecConfig], threads: int, dtype: str, batch_size: int) -> dict[str, dict[str, list[float]]]:
     """Measure configurations here: hash to prompt to log speedups."""
     torch.set_num_threads(threads)
     decoder = _decoder(dtype)
-    prompts, _ = _prompts(decoder)
+    prompts = _prompts(batch_size)
     runner = LiveRunner(decoder, load_workload(WorkloadSource(pocket.workload_path())).sampling, NUM_NEW)
     for prompt in prompts[:3]:
         runner.measure(SpecConfig(), prompt, stage="warm_up", trial=-1, repeat=0)
@@ -101,8 +113,8 @@ def measure(configs: list[SpecConfig], threads: int, dtype: str) -> dict[str, di
     return found
 
 
-def _in_process(job: str, folder: Path, threads: int, dtype: str) -> Any:
-    command = [sys.executable, __file__, job, str(folder), str(threads), dtype]
+def _in_process(job: str, folder: Path, threads: int, dtype: str, batch_size: int) -> Any:
+    command = [sys.executable, __file__, job, str(folder), str(threads), dtype, str(batch_size)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -132,7 +144,9 @@ def main() -> None:
     RESULT.write_text(json.dumps({"settings": rows}, indent=1) + "\n")
 
 
-def _row(setting: tuple[int, str], chosen: dict[str, Any], configs: list[SpecConfig], measured: Any) -> dict[str, Any]:
+def _row(
+    setting: tuple[int, str, int], chosen: dict[str, Any], configs: list[SpecConfig], measured: Any
+) -> dict[str, Any]:
     """Return what one setting's choice lost against the best that was measured there."""
     values = {
         config: float(np.mean([np.mean(one) for one in measured[config.config_hash].values()])) for config in configs
@@ -141,7 +155,7 @@ def _row(setting: tuple[int, str], chosen: dict[str, Any], configs: list[SpecCon
     estimate = speedup(measured[own.config_hash])
     behind = paired(measured[own.config_hash], measured[best.config_hash])
     say(
-        f"{setting[0]} threads, {setting[1]}: chose {own.short()}, predicted {chosen['predicted_speedup']:.2f}, "
+        f"{setting[0]} threads, {setting[1]}, batch {setting[2]}: chose {own.short()}, predicted {chosen['predicted_speedup']:.2f}, "
         "measured "
         f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]; best measured {best.short()} "
         f"{np.exp(values[best]):.2f}; regret {1 - behind.value:.1%}"
@@ -151,6 +165,7 @@ def _row(setting: tuple[int, str], chosen: dict[str, Any], configs: list[SpecCon
     return {
         "threads": setting[0],
         "dtype": setting[1],
+        "batch_size": setting[2],
         "fingerprint": chosen["fingerprint"],
         "chosen": chosen["chosen"],
         "predicted_speedup": chosen["predicted_speedup"],
@@ -169,9 +184,9 @@ if __name__ == "__main__":
     if len(sys.argv) == 1:
         main()
     else:
-        job, place, threads, dtype = sys.argv[1:]
+        job, place, threads, dtype, batch = sys.argv[1:]
         if job == "choose":
-            say(json.dumps(choose(Path(place), int(threads), dtype)))
+            say(json.dumps(choose(Path(place), int(threads), dtype, int(batch))))
         else:
             asked = [SpecConfig.from_json(one) for one in json.loads((Path(place) / "configs.json").read_text())]
-            say(json.dumps(measure(asked, int(threads), dtype)))
+            say(json.dumps(measure(asked, int(threads), dtype, int(batch))))

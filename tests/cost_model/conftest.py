@@ -72,7 +72,7 @@ def _drafter(per_forward: float, per_row: float, lookup: float, extra: float) ->
 
 
 def make_profile() -> HardwareProfile:
-    """A forward of n tokens behind c takes 10 + n + c / 100, of 4 rows 10 + 4 n + c / 100; the host 0.5, a prompt n."""
+    """A forward of n tokens behind c takes 10 + n + c / 100 (4 rows: 10 + 4 n + c / 100), the host 0.5; a prompt n."""
     forwards = [
         TargetPoint(1, context, size, _time(10.0 + size + context / 100), _time(0.5), "step")
         for context in CONTEXTS

@@ -1,9 +1,10 @@
 """Policies for other machines from one trace: `python benchmarks/transfer.py`.
 
-Records the embedded pair once, in float32 with all threads, one prompt at a time. For each setting (threads, data type,
-prompts side by side), in a process of its own, a profile is measured there, the best of `search_spaces/chain.yaml` and `benchmarks/grid.yaml` is chosen by that
-profile and the one trace alone, and then measured beside a sample of both spaces and the other settings' choices.
-Writes regrets to `benchmarks/results/transfer.json`. Takes about twelve minutes; needs nothing but the package.
+Records the embedded pair once, in float32 with all threads, one prompt at a time. For each setting (threads, data
+type, prompts side by side), in a process of its own, a profile is measured there, the best of the space `chain` and of
+`benchmarks/grid.yaml` is chosen by that profile and the one trace alone, and then measured beside a sample of both
+spaces and the other settings' choices. Writes regrets to `benchmarks/results/transfer.json`. Takes about twelve
+minutes; needs nothing but the package.
 
 Contexts beyond the pair's 1,024 tokens are not among the settings.
 """
@@ -155,7 +156,8 @@ def _row(
     estimate = speedup(measured[own.config_hash])
     behind = paired(measured[own.config_hash], measured[best.config_hash])
     say(
-        f"{setting[0]} threads, {setting[1]}, batch {setting[2]}: chose {own.short()}, predicted {chosen['predicted_speedup']:.2f}, "
+        f"{setting[0]} threads, {setting[1]}, batch {setting[2]}: chose {own.short()}, predicted "
+        f"{chosen['predicted_speedup']:.2f}, "
         "measured "
         f"{estimate.value:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]; best measured {best.short()} "
         f"{np.exp(values[best]):.2f}; regret {1 - behind.value:.1%}"

@@ -1,4 +1,4 @@
-"""Policies for other machines from one trace: `python benchmarks/transfer.py`.
+"""Policies for other machines from one trace: `python benchmarks/transfer.py [NUMBER_OF_A_SETTING]`.
 
 Records the embedded pair once, in float32 with all threads, one prompt at a time. For each setting (threads, data
 type, prompts side by side), in a process of its own, a profile is measured there, the best of the space `chain` and of
@@ -37,7 +37,8 @@ from autospec.workloads import WorkloadSource, load_workload
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "transfer.json"
 NUM_PROMPTS, NUM_NEW, NUM_SAMPLED, REPEATS = 12, 48, 16, 1
-SETTINGS = ((2, "float32", 1), (1, "float32", 1), (2, "bfloat16", 1), (2, "float32", 8))
+Setting = tuple[int, str, int]
+SETTINGS: tuple[Setting, ...] = ((2, "float32", 1), (1, "float32", 1), (2, "bfloat16", 1), (2, "float32", 8))
 NUM_GROUPS = 6  # of prompts side by side
 
 
@@ -83,17 +84,19 @@ def choose(folder: Path, threads: int, dtype: str, batch_size: int) -> dict[str,
     contexts = tuple(sorted({low, (low + high) // 2, high}))
     sizes = (batch_size,) if batch_size > 1 else ()
     made = profile(decoder, text, ProfileSettings(budget_seconds=20.0, contexts=contexts, batch_sizes=sizes))
-    predictor = Predictor(Simulator(trace, decoder.drafters), made)
+    predictor, candidates = Predictor(Simulator(trace, decoder.drafters), made), _candidates()
     if batch_size > 1:
-        predictor = predictor.for_batches(batch_size)
-    prices = [one for one in predictor.predict(_candidates()) if one is not None]
-    best = max(prices, key=lambda one: one.log_speedup)
+        values = predictor.for_batches(batch_size).log_speedups(candidates)
+    else:
+        values = [one and one.log_speedup for one in predictor.predict(candidates)]
+    prices = {config: value for config, value in zip(candidates, values, strict=True) if value is not None}
+    best = max(prices, key=lambda config: prices[config])
     return {
         "fingerprint": device_fingerprint(decoder.target.device, decoder.target.dtype),
-        "chosen": best.config.to_json(),
-        "predicted_speedup": float(np.exp(best.log_speedup)),
+        "chosen": best.to_json(),
+        "predicted_speedup": float(np.exp(prices[best])),
         "num_priced": len(prices),
-        "predicted": {one.config.config_hash: one.log_speedup for one in prices},
+        "predicted": {config.config_hash: value for config, value in prices.items()},
     }
 
 
@@ -120,11 +123,11 @@ def _in_process(job: str, folder: Path, threads: int, dtype: str, batch_size: in
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def main() -> None:
-    """Choose for every setting, then measure every choice and a sample in each."""
+def main(settings: tuple[Setting, ...]) -> None:
+    """Choose for every setting, then measure every choice and a sample in each; other rows of the JSON stay."""
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        chosen = {setting: _in_process("choose", folder, *setting) for setting in SETTINGS}
+        chosen = {setting: _in_process("choose", folder, *setting) for setting in settings}
         sample = np.random.default_rng(0).permutation(len(_candidates()))[:NUM_SAMPLED]
         configs = list(
             dict.fromkeys(
@@ -138,16 +141,17 @@ def main() -> None:
         )
         (folder / "configs.json").write_text(json.dumps([config.to_json() for config in configs]))
         rows = []
-        for setting in SETTINGS:
+        for setting in settings:
             measured = _in_process("measure", folder, *setting)
             rows.append(_row(setting, chosen[setting], configs, measured))
     RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps({"settings": rows}, indent=1) + "\n")
+    known = json.loads(RESULT.read_text())["settings"] if RESULT.is_file() else []
+    by_setting = {(row["threads"], row["dtype"], row["batch_size"]): row for row in (*known, *rows)}
+    found = [by_setting[one] for one in SETTINGS if one in by_setting]
+    RESULT.write_text(json.dumps({"settings": found}, indent=1) + "\n")
 
 
-def _row(
-    setting: tuple[int, str, int], chosen: dict[str, Any], configs: list[SpecConfig], measured: Any
-) -> dict[str, Any]:
+def _row(setting: Setting, chosen: dict[str, Any], configs: list[SpecConfig], measured: Any) -> dict[str, Any]:
     """Return what one setting's choice lost against the best that was measured there."""
     values = {
         config: float(np.mean([np.mean(one) for one in measured[config.config_hash].values()])) for config in configs
@@ -183,8 +187,8 @@ def _row(
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 1:
-        main()
+    if len(sys.argv) <= 2:
+        main(SETTINGS if len(sys.argv) == 1 else (SETTINGS[int(sys.argv[1])],))
     else:
         job, place, threads, dtype, batch = sys.argv[1:]
         if job == "choose":

@@ -9,6 +9,7 @@ recording, profiling and pricing take and predict; `judge` replays tuners on wha
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,6 +111,7 @@ def _predict(decoder: SpeculativeDecoder, prompts: Any, clock: Clock) -> dict[st
     profiled = clock.now()
     Guide(Predictor(Simulator(trace, recorder=recorder), made), SearchSpace.load(HERE / "grid.yaml").walk(), True)
     priced = clock.now()
+    shutil.rmtree(KEPT / "trace", ignore_errors=True)
     trace.save(KEPT / "trace")
     made.save(KEPT / "profile.json")
     return {"record": recorded - started, "profile": profiled - recorded, "price": priced - profiled}

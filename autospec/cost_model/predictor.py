@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autospec.config import SpecConfig
+from autospec.cost_model.batches import BatchPrices
 from autospec.cost_model.residual import Residual
-from autospec.cost_model.steps import Batch, StepCosts, p95_by_prompt
-from autospec.engine.drafters.base import drafts_together
+from autospec.cost_model.steps import StepCosts, p95_by_prompt
 from autospec.errors import MeasurementError, ReplayError
 from autospec.profiling import HardwareProfile
 from autospec.records import Measurement
@@ -78,15 +78,12 @@ class Predictor:
         simulator: Over the recorded prompts.
         profile: Of the machine they shall run on.
         yardstick: By which configurations are to be ranked.
-        batch_size: Prompts side by side.
 
     Raises:
         MeasurementError: The profile has not even what plain decoding of these prompts needs.
     """
 
-    def __init__(
-        self, simulator: Simulator, profile: HardwareProfile, yardstick: Yardstick = SPEED, batch_size: int = 1
-    ) -> None:
+    def __init__(self, simulator: Simulator, profile: HardwareProfile, yardstick: Yardstick = SPEED) -> None:
         self._simulator, self.yardstick, trace = simulator, yardstick, simulator.trace
         self.profile = profile
         self.prompt_ids = tuple(prompt.prompt_id for prompt in trace.prompts)
@@ -94,20 +91,19 @@ class Predictor:
         self._lengths = np.array([prompt.num_prompt for prompt in trace.prompts], dtype=np.int64)
         recorded = {key.partition("~")[0].partition("@")[0] for key in trace.forests}
         self._names = tuple(sorted(profile.drafters))
-        together = frozenset(name for name, one in simulator.drafters.items() if drafts_together(one))
-        self._costs = StepCosts(profile, recorded, trace.contexts - 1, Batch(batch_size, together))
+        self._costs = StepCosts(profile, recorded, trace.contexts - 1)
         self._residual, self._priced = Residual(), dict[SpecConfig, Prediction | None]()
         plain = expected(simulator, SpecConfig())
         self._plain, self._plain_step = self._seconds(plain), self._decode_seconds(plain) / plain.num_steps
         self._plain_latency = self._latencies(plain)
 
-    def for_batches(self, batch_size: int) -> Predictor:
+    def for_batches(self, batch_size: int) -> BatchPrices:
         """Return what prices batches of so many prompts; nothing is learnt of them.
 
         Raises:
-            MeasurementError: The profile has no target forwards of so many rows.
+            MeasurementError: The profile has no target forwards of so many rows, or there are fewer prompts.
         """
-        return Predictor(self._simulator, self.profile, self.yardstick, batch_size)
+        return BatchPrices(self._simulator, self._costs, self._lengths, batch_size)
 
     def predict(self, configs: Sequence[SpecConfig]) -> list[Prediction | None]:
         """Return what configurations would do; None for one that the trace or the profile cannot tell of.

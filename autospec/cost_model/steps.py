@@ -6,7 +6,6 @@ Arrays in, arrays out, so that thousands of configurations are priced in seconds
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from functools import cache, partial
 
 import numpy as np
@@ -22,22 +21,6 @@ Ints = NDArray[np.int64]
 Steps = Replay | Expectation
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Prompts side by side.
-
-    Args:
-        size: How many.
-        together: Drafters whose model runs for all of them at once.
-    """
-
-    size: int = 1
-    together: frozenset[str] = frozenset()
-
-
-ALONE = Batch()
-
-
 class StepCosts:
     """Prices steps.
 
@@ -45,15 +28,10 @@ class StepCosts:
         profile: Of the machine.
         recorded: Drafters that run a model, forward by forward; the others look text up.
         contexts: [any] every context length that will be asked for, tokens cached before a step.
-        batch: Prompts side by side. A step is then one of all rows, each with a draft of the same size: target
-            forwards as they were measured for so many rows, drafts of a model that runs them together as those of a
-            tree with so many rows, all else once for each row.
     """
 
-    def __init__(
-        self, profile: HardwareProfile, recorded: Collection[str], contexts: Ints, batch: Batch = ALONE
-    ) -> None:
-        self.profile, self._recorded, self._batch = profile, frozenset(recorded), batch
+    def __init__(self, profile: HardwareProfile, recorded: Collection[str], contexts: Ints) -> None:
+        self.profile, self._recorded = profile, frozenset(recorded)
         low, high = int(contexts.min(initial=1 << 30)), int(contexts.max(initial=0))
         between = [one for one in profile.contexts if low < one < high]
         self._grid = np.array(sorted({low, *between, high}), dtype=np.float64)
@@ -73,10 +51,17 @@ class StepCosts:
         config, contexts = replay.config, replay.contexts - 1
         if config.is_off:
             return self.plain(contexts)
-        total = self._by_size("verify", replay.nodes.astype(np.int64) + 1, contexts)
+        total = self._by_size("target", replay.nodes.astype(np.int64) + 1, contexts) + self.around(replay)
+        return total + sum(self.drafts(name, replay) for name in config.drafter_names)
+
+    def around(self, replay: Steps) -> Floats:
+        """Return what steps take outside the target's forward and their drafts: [steps]."""
+        config, contexts = replay.config, replay.contexts - 1
+        if config.is_off:
+            return np.maximum(self.plain(contexts) - self._interpolated(("target", 1), contexts), 0.0)
+        total = self._by_size("host", replay.nodes.astype(np.int64) + 1, contexts)
         for name in config.drafter_names:
             total = total + self._interpolated(("extra", name, config.exit_layer), contexts)
-            total = total + self._drafts(name, replay, contexts)
         return total
 
     def first_drafts(self, replay: Steps) -> Floats:
@@ -100,11 +85,11 @@ class StepCosts:
     def prefills(self, lengths: Ints, config: SpecConfig) -> Floats:
         """Return the seconds of prompts through the target, with what the drafter asks of that: [prompts]."""
         drafter = None if config.is_off else config.drafter_names[0]
-        seconds = np.array([self.profile.prefill_seconds(int(one), drafter) for one in lengths])
-        return seconds * self._batch.size  # prompts are run one after the other
+        return np.array([self.profile.prefill_seconds(int(one), drafter) for one in lengths])
 
-    def _drafts(self, name: str, replay: Steps, contexts: Ints) -> Floats:
-        config = replay.config
+    def drafts(self, name: str, replay: Steps) -> Floats:
+        """Return what the drafts of one drafter take: [steps]."""
+        config, contexts = replay.config, replay.contexts - 1
         calls, depth = replay.calls.astype(np.int64), replay.depth.astype(np.int64)
         if name not in self._recorded:
             # Of several drafters, a model that was called means that the lookup before it found nothing.
@@ -138,9 +123,11 @@ class StepCosts:
         """Return the curve over contexts that a key means."""
         what, *rest = key
         if what == "plain":
-            return self._plain
-        if what == "verify":
-            return partial(self._verified, int(rest[0]))
+            return self.profile.plain_seconds
+        if what == "target":
+            return partial(self.profile.target_seconds, int(rest[0]))
+        if what == "host":
+            return partial(self.profile.host_seconds, int(rest[0]))
         if what == "extra":
             return partial(self._extra, str(rest[0]), int(rest[1]))
         if what == "first":
@@ -148,39 +135,23 @@ class StepCosts:
         name = str(what).removeprefix("draft ")
         return partial(self._draft, name, int(rest[0]), int(rest[1]), float(rest[2]))
 
-    def _plain(self, context: int) -> float:
-        alone, size = self.profile.plain_seconds(context), self._batch.size
-        if size == 1:
-            return alone
-        host = max(alone - self.profile.target_seconds(1, context), 0.0)
-        return self.profile.target_seconds(1, context, size) + size * host
-
-    def _verified(self, size: int, context: int) -> float:
-        rows = self._batch.size
-        return self.profile.target_seconds(size, context, rows) + rows * self.profile.host_seconds(size, context)
-
     def _extra(self, name: str, exit_layer: int, context: int) -> float:
         own = self.profile.host_seconds(1, context, name, exit_layer=exit_layer)
         fixed = self.profile.fixed_seconds(name, context, exit_layer)
         # Both are differences of timings and may be below 0 by noise; what a drafter costs is not.
-        return self._batch.size * max(own - self.profile.host_seconds(1, context) + fixed, 0.0)
+        return max(own - self.profile.host_seconds(1, context) + fixed, 0.0)
 
     def _first(self, name: str, exit_layer: int, context: int) -> float:
         first = self.profile.first_draft_seconds(name, context, exit_layer)
-        return self._batch.size * (first - self.profile.draft_seconds(name, 1, context, exit_layer=exit_layer))
+        return first - self.profile.draft_seconds(name, 1, context, exit_layer=exit_layer)
 
     def _draft(self, name: str, depth: int, exit_layer: int, width: float, context: int) -> float:
         """Return what a draft takes whose later forwards run `width` rows on average: between the widths measured."""
-        times = 1
-        if name in self._batch.together:
-            width *= self._batch.size
-        else:
-            times = self._batch.size
         low, high = int(np.floor(width)), int(np.ceil(width))
         ends = [
             self.profile.draft_seconds(name, depth, context, width=one, exit_layer=exit_layer) for one in (low, high)
         ]
-        return times * (ends[0] + (ends[1] - ends[0]) * (width - low))
+        return ends[0] + (ends[1] - ends[0]) * (width - low)
 
 
 def p95_by_prompt(gaps: Floats, prompts: Ints, num_prompts: int, chances: Floats | None = None) -> Floats:

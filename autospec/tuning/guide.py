@@ -22,6 +22,14 @@ _NEAR = 0.15  # nats by which the best of another kind may be behind to be worth
 _GAIN = 0.01  # nats by which something must promise to beat the best that was measured
 
 
+class PredictsBatches(Protocol):
+    """What a guide asks of batches; `autospec.cost_model.batches.BatchPrices` is one."""
+
+    def log_speedups(self, configs: Sequence[SpecConfig]) -> list[float | None]:
+        """Return what is predicted; None for what cannot be told."""
+        ...
+
+
 class Predicts(Protocol):
     """What a guide asks; `autospec.cost_model.Predictor` is one."""
 
@@ -35,7 +43,7 @@ class Predicts(Protocol):
         """Learn from measurements."""
         ...
 
-    def for_batches(self, batch_size: int) -> Predicts:
+    def for_batches(self, batch_size: int) -> PredictsBatches:
         """Return what predicts batches.
 
         Raises:
@@ -123,11 +131,12 @@ class Guide:
             batch_size: Prompts side by side.
         """
         try:
-            prices = self._predictor.for_batches(batch_size).predict(self.candidates)
+            values = self._predictor.for_batches(batch_size).log_speedups(self.candidates)
         except MeasurementError:
             return []
-        known = sorted((one for one in prices if one is not None), key=lambda one: -one.log_ratio)
-        return [one.config for one in known]
+        priced = zip(self.candidates, values, strict=True)
+        known = sorted(((config, value) for config, value in priced if value is not None), key=lambda one: -one[1])
+        return [config for config, _ in known]
 
     def learn(self, measurements: Iterable[Measurement]) -> None:
         """Correct predictions by all measurements of the search."""

@@ -195,12 +195,14 @@ def _short(task: Task, trace: Trace, space: SearchSpace) -> ProfileSettings:
     share = _PROFILE_SHARE * minutes * 60 if minutes else _UNLIMITED_SECONDS
     low, high = _reach(trace)
     high = min(high, task.decoder.target.usable_length - _END_ROOM)
-    is_chain = set(_values(space, "tree_shape")) <= {"chain"}
+    sizes = tuple(size for size in task.workload.batch_sizes if size > 1)
+    # Drafts of several rows are measured as those of trees are.
+    has_rows = bool(sizes) or not set(_values(space, "tree_shape")) <= {"chain"}
     return ProfileSettings(
         budget_seconds=min(max(share, _LEAST_SECONDS), _UNLIMITED_SECONDS),
         contexts=tuple(sorted({low, (low + high) // 2, high})),
-        widths=() if is_chain else ProfileSettings().widths,
-        batch_sizes=tuple(size for size in task.workload.batch_sizes if size > 1),
+        widths=ProfileSettings().widths if has_rows else (),
+        batch_sizes=sizes,
     )
 
 

@@ -295,15 +295,3 @@ def test_what_is_exact_is_told_from_what_is_expected(sampled: Predictor) -> None
     assert known(sampled, SpecConfig()).log_speedups.tolist() == [0.0] * NUM_SEEDS
     with pytest.raises(ReplayError, match="under sampling 'draft' draws its chains"):
         independence(sampled._simulator, "draft")
-
-
-def test_batches_are_priced_apart(by_hand: HardwareProfile, trace: Trace) -> None:
-    alone = Predictor(Simulator(trace), by_hand)
-    four = alone.for_batches(4)
-    short, long = SpecConfig("ngram", 1), SpecConfig("ngram", 7)
-    gains = [[one.log_speedup for one in priced.predict([short, long]) if one is not None] for priced in (alone, four)]
-    assert len(gains[0]) == len(gains[1]) == 2
-    # A token more costs a tenth of a plain step alone, and a quarter beside three others.
-    assert gains[1][1] - gains[1][0] < gains[0][1] - gains[0][0]
-    with pytest.raises(MeasurementError):
-        alone.for_batches(16)

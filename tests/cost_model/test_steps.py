@@ -9,7 +9,6 @@ import pytest
 
 from autospec.config import SpecConfig
 from autospec.cost_model import StepCosts
-from autospec.cost_model.steps import Batch
 from autospec.errors import MeasurementError
 from autospec.profiling import HardwareProfile
 from autospec.replay import Replay
@@ -71,25 +70,3 @@ def test_what_was_not_measured_is_refused(costs: StepCosts) -> None:
         costs.steps(steps(SpecConfig("ngram", 40), nodes=[40], depth=[40]))
     with pytest.raises(MeasurementError, match="depth 1 to 8"):
         costs.steps(steps(SpecConfig("draft", 9), nodes=[9], depth=[9], calls=[9], run=[8]))
-
-
-def test_a_step_of_a_batch_is_one_of_all_rows(by_hand: HardwareProfile) -> None:
-    chain = steps(SpecConfig("draft", 4), nodes=[4], depth=[4], calls=[4], run=[3])
-    lookup = steps(SpecConfig("ngram", 4), nodes=[3], depth=[3])
-    together, apart = (
-        StepCosts(by_hand, {"draft"}, np.array([100, 300]), Batch(4, frozenset(names))) for names in (["draft"], [])
-    )
-    # 10 + 4 in the target behind 100, and 4 times the host
-    assert together.steps(steps(SpecConfig(), nodes=[0])).tolist() == pytest.approx([15.0 + 4 * 0.5])
-    # 10 + 4 * 5 in the target, 4 hosts, 4 extras; forwards of 4 rows behind the first, or 4 drafts
-    verified = 31.0 + 4 * (0.5 + 0.125)
-    assert together.steps(chain).tolist() == pytest.approx([verified + 4.0 + 3 * 3 * 0.25])
-    assert apart.steps(chain).tolist() == pytest.approx([verified + 4 * 4.0])
-    assert apart.steps(lookup).tolist() == pytest.approx([27.0 + 4 * 0.5 + 4 * 0.25])
-    assert together.prefills(np.array([100]), SpecConfig()).tolist() == pytest.approx([400.0])
-    assert together.first_drafts(chain).tolist() == pytest.approx([8.0])
-
-
-def test_batches_that_were_not_measured_are_refused(by_hand: HardwareProfile) -> None:
-    with pytest.raises(MeasurementError, match="batch_size"):
-        StepCosts(by_hand, set(), np.array([100]), Batch(8)).steps(steps(SpecConfig(), nodes=[0]))

@@ -32,7 +32,7 @@ def say(line: str) -> None:
 def main() -> None:
     """Record, replay, and write how long both took."""
     sources = {"draft": pocket.draft_path(), "early_exit": "early_exit"}
-    sources |= {name: name for name in ("ngram", "suffix", "recycling")}
+    sources |= {name: name for name in ("ngram", "suffix", "recycling", "lookahead")}
     decoder = SpeculativeDecoder.from_pretrained(pocket.target_path(), sources, device="cpu", dtype="float32")
     assert decoder.text is not None
     rows = [json.loads(line) for line in pocket.workload_path().read_text(encoding="utf-8").splitlines()]
@@ -55,7 +55,7 @@ def main() -> None:
         adding.replay(config)
     seconds = clock.now() - started
     say(f"all once, with what was missed recorded: {seconds:.1f} s; {trace.num_bytes / 1e6:.1f} MB")
-    simulator = Simulator(trace)
+    simulator = Simulator(trace, decoder.drafters)
     spent, counts = Counter[str](), Counter[str]()
     for config in configs:
         kind, started = f"{config.drafter} {config.tree_shape}", clock.now()

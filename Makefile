@@ -22,10 +22,10 @@ tune: install  ## Tune the built-in models: install, run the main job, print whe
 	$(BIN)/python -m autospec tune $(ARGS)
 
 test: install-test  ## Install with the test extras and run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 test-all: install-test  ## Run the slow tests and those for a GPU as well
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(BIN)/python -m pytest -n auto -m "" $(ARGS)
 
 check: lint types imports smoke test  ## All that continuous integration asks for; ends with the tests
 

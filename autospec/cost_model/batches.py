@@ -80,7 +80,7 @@ class BatchPrices:
         shared = np.zeros(len(order))
         for name in config.drafter_names:
             drafts = self._costs.drafts(name, steps)
-            if name in self._together:
+            if config.drafter_names == (name,) and name in self._together:  # combined ones draft row by row
                 shared = shared + drafts
             else:
                 apart = apart + drafts
@@ -113,7 +113,7 @@ class BatchPrices:
     def _growth(self, config: SpecConfig, depth: int) -> Floats:
         """Return by how much a draft takes longer, by the rows that share its forwards: [batch_size + 1]."""
         profile, factors = self._costs.profile, np.ones(self._size + 1)
-        (name,) = [one for one in config.drafter_names if one in self._together]
+        (name,) = config.drafter_names
         where = {"exit_layer": config.exit_layer}
         alone = profile.draft_seconds(name, depth, self._context, **where)
         for rows in range(2, self._size + 1):

@@ -90,7 +90,9 @@ class Batch:
 
     def _draft(self, sessions: list[Session]) -> list[TokenTree]:
         """Return a draft for each, empty where none is wanted."""
-        asked = [(session.drafter, session.limit) for session in sessions if session.drafter is not None]
+        asked = [
+            (session.drafter, session.limit, session.blaming) for session in sessions if session.drafter is not None
+        ]
         drafts = iter(propose_all(asked))
         return [empty_tree() if session.drafter is None else next(drafts) for session in sessions]
 

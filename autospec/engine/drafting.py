@@ -5,7 +5,8 @@ Knows drafters and caches, not how drafts are verified.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,16 +19,18 @@ from autospec.engine.model import CausalLM
 from autospec.engine.rows import RowTokens
 from autospec.engine.tree import TokenTree, empty_tree
 
+Blaming = Callable[[str], AbstractContextManager[None]]
 
-def propose_all(asked: Sequence[tuple[Drafter, int]]) -> list[TokenTree]:
+
+def propose_all(asked: Sequence[tuple[Drafter, int, Blaming]]) -> list[TokenTree]:
     """Return what each drafter proposes, in order.
 
     Args:
-        asked: Forked drafters and the most tokens along a path of each.
+        asked: Forked drafters, the most tokens along a path of each, and what says whose method it was that failed.
     """
     drafts = [
         _Draft(cast("DraftsTogether", drafter), limit) if drafts_together(drafter) else None
-        for drafter, limit in asked
+        for drafter, limit, _ in asked
     ]
     waiting = [draft for draft in drafts if draft is not None and draft.is_open]
     while waiting:
@@ -36,8 +39,14 @@ def propose_all(asked: Sequence[tuple[Drafter, int]]) -> list[TokenTree]:
             for draft, (logits, _) in zip(group, answers, strict=True):
                 draft.answer(logits)
         waiting = [draft for draft in waiting if draft.is_open]
-    pairs = zip(asked, drafts, strict=True)
-    return [drafter.propose(limit) if draft is None else draft.tree for (drafter, limit), draft in pairs]
+    trees = []
+    for (drafter, limit, blaming), grown in zip(asked, drafts, strict=True):
+        if grown is None:
+            with blaming("propose"):
+                trees.append(drafter.propose(limit))
+        else:
+            trees.append(grown.tree)
+    return trees
 
 
 @dataclass(slots=True)

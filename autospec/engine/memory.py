@@ -9,7 +9,7 @@ import torch
 from autospec.errors import ModelError
 
 _UNCHECKED = 64 << 20  # bytes that are not worth asking for
-_WEIGHT_FILES = ("*.safetensors", "*.bin")
+_WEIGHT_FILES = ("model*.safetensors", "*.safetensors", "pytorch_model*.bin")  # the first of which there are any
 _GIB = 1 << 30
 
 

@@ -250,6 +250,7 @@ def load_model(
     revision: str | None = None,
     trust_remote_code: bool = False,
     compile: bool = False,
+    keeps_model: bool = False,
 ) -> CausalLM:
     """Load a model by id or path, or wrap a loaded one.
 
@@ -260,6 +261,7 @@ def load_model(
         revision: Of a hub id.
         trust_remote_code: Run Python code that comes with the checkpoint.
         compile: Run transformers' forward through `torch.compile`, with dynamic shapes.
+        keeps_model: Leave the loaded model whole, because somebody else will use it.
 
     Raises:
         ModelError: It cannot be found, reached, loaded or used.
@@ -284,7 +286,9 @@ def load_model(
         raise
     except Exception as error:  # damaged files make transformers and safetensors raise what they like
         raise ModelError(f"`{source}` cannot be loaded as a causal language model: {first_line(error)}") from error
-    return _compiled(model, source, revision) if compile else CausalLM(model, source, revision, is_owned=True)
+    return (
+        _compiled(model, source, revision) if compile else CausalLM(model, source, revision, is_owned=not keeps_model)
+    )
 
 
 def _check_weights(name: str, location: str, config: Any, wanted: torch.dtype | str, device: torch.device) -> None:

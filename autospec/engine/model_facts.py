@@ -38,7 +38,10 @@ def eos_token_ids(model: Any) -> frozenset[int]:
 
 
 def numbers_per_token(config: Any) -> int:
-    """Return how many numbers of keys and values a text configuration's layers keep of each token."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * int(config.num_hidden_layers) * int(heads) * int(size)
+    """Return how many numbers of keys and values a text configuration's layers keep of each token; 0 is unknown."""
+    queries = getattr(config, "num_attention_heads", None)
+    heads = getattr(config, "num_key_value_heads", None) or queries
+    if not isinstance(heads, int) or not isinstance(queries, int) or getattr(config, "multi_query", False):
+        return 0  # heads of their own in every layer, or told in another way
+    size = getattr(config, "head_dim", None) or config.hidden_size // queries
+    return 2 * int(config.num_hidden_layers) * heads * int(size)

@@ -128,6 +128,7 @@ def run_together(target: CausalLM, crew: Crew, jobs: Sequence[Job], ending: Endi
         output.take(tokens, session.stats)
         if output.reason:
             finished[number] = output.finish()
+            del outputs[session]  # what its prompt left behind can be large
             batch.leave(session)
 
     while len(finished) < len(jobs):

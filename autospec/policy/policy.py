@@ -135,6 +135,7 @@ class Policy:
                     dtype=self.dtype,
                     revision=model.revision,
                     trust_remote_code=trust_remote_code,
+                    keeps_model=True,
                 ).model
         decoder = SpeculativeDecoder.from_pretrained(
             target=resolve_source(self.target.source),

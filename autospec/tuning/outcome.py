@@ -20,7 +20,7 @@ from autospec.tuning.pareto import pareto_set
 from autospec.tuning.pool import OFF, Leaderboard
 from autospec.tuning.predicted import Predicted
 from autospec.tuning.result import Comparison, Latency, Throughput, TokenIdentity, TuningResult
-from autospec.tuning.situations import SituationRow
+from autospec.tuning.situations import CHOICE, JUDGEMENT, SituationRow
 from autospec.tuning.task import Task
 from autospec.yardsticks import YARDSTICKS, Yardstick
 
@@ -203,6 +203,7 @@ class _Figures:
     def _timed_off(self) -> list[Measurement]:
         """Return those whose baseline stands for the policy where speculation is off.
 
-        Where it is off for all and nothing was confirmed, those of the whole run.
+        Where it is off for all and nothing was confirmed, those of the whole run, batches left out.
         """
-        return list(self._all) if not self._on and not self._off else self._off
+        alone = [one for one in self._all if one.stage not in (CHOICE, JUDGEMENT)]
+        return alone if not self._on and not self._off else self._off

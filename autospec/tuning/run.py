@@ -163,12 +163,17 @@ class _Run:
         self._board: Leaderboard | None = None
         self._searching: Search | None = None
         self._prepared: Preparation | None = None
+        self._confirmed: Confirmation | None = None
 
     def run(self) -> TuningResult:
         try:
             confirmation, situations = self._confirmation()
         except KeyboardInterrupt:
-            result = partial_result(self._task, self._board, self._circumstances("interrupted"))
+            known = self._circumstances("interrupted")
+            if self._confirmed is None:
+                result = partial_result(self._task, self._board, known)
+            else:  # only batches and lengths of prompts were not judged
+                result = replace(complete_result(self._task, self._confirmed, known), finished=False)
             self._task.tracker.interrupt(result, self._write(result))
             return result
         # From here on Ctrl-C must not put a partial result in place of the confirmed one.
@@ -201,7 +206,7 @@ class _Run:
         with self._measurer.phase("finalist"):
             chosen = self._choose(board, plan)
         with self._measurer.phase("confirm"):
-            confirmation = self._confirm(chosen, plan)
+            self._confirmed = confirmation = self._confirm(chosen, plan)
         return confirmation, self._situations(board, confirmation, plan)
 
     def _situations(self, board: Leaderboard, confirmation: Confirmation, plan: StudyPlan) -> tuple[SituationRow, ...]:
@@ -218,10 +223,8 @@ class _Run:
             yardstick=task.goal.yardstick,
             predicted=self._prepared.guide.ranked_for if self._prepared else lambda batch_size: (),
         )
-        if self._prepared is not None:
-            known = [one.config for one in self._prepared.guide.ranked()]
-        else:
-            known = [one.config for one in board.ranked(board.prompts)]
+        predicted = [one.config for one in self._prepared.guide.ranked()] if self._prepared else []
+        known = [*predicted, *(one.config for one in board.ranked(board.prompts))]
         # What may be lost was judged one prompt at a time, and does not depend on who sits beside.
         confirmed = {confirmation.overall.config, *(row.config for row in confirmation.categories.values())}
         allowed = [one for one in known if one in confirmed or ACCEPT_RULES[one.accept_rule].is_lossless]

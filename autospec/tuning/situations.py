@@ -192,13 +192,16 @@ class Situations:
             return OFF
 
         def decided() -> dict[str, Any]:
-            predicted = [one for one in self.predicted(situation.batch_size) if one in set(ranked)]
-            found = candidates(ranked, predicted if situation.batch_size > 1 else ())
+            known = set(ranked)
+            predicted = self.predicted(situation.batch_size) if situation.batch_size > 1 else ()
+            found = candidates(ranked, [one for one in predicted if one in known])
             num_groups = self._num_groups(situation, groups, len(found), seconds)
             return {"configs": [one.to_json() for one in found], "num_groups": num_groups}
 
         recorded = self.measurer.log.decide(f"candidates of {situation.name}", decided)
         tried = tuple(SpecConfig.from_json(one) for one in recorded["configs"])
+        if not tried:
+            return OFF
         groups = groups[: recorded["num_groups"]]
         self.on_event(PhaseStarted(f"{CHOICE}: {situation.name}", len(groups) * len(tried), tried))
         measured, failed = self._measured(tried, groups, CHOICE)

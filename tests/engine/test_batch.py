@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from autospec.engine.drafters import NgramDrafter, SmallModelDrafter
 from autospec.engine.drafting import propose_all
 from autospec.engine.model import CausalLM
 from autospec.engine.session import Job, Session
-from autospec.errors import ConfigError, ModelError
+from autospec.errors import ConfigError, DrafterError, ModelError
 from autospec.records import Generation
 
 PROMPTS = [
@@ -158,7 +159,8 @@ def test_drafts_that_grow_side_by_side_take_one_forward_a_depth(table_model: Any
     drafters = SmallModelDrafter(model, 3).fork(3)
     for drafter in drafters:
         drafter.start([1, 2, 0], make_plan(SpecConfig("draft", 4), GREEDY))
-    trees = propose_all([(drafters[0], 2), (drafters[1], 0), (drafters[2], 4)])
+    limits = zip(drafters, (2, 0, 4), strict=True)
+    trees = propose_all([(drafter, limit, lambda method: nullcontext()) for drafter, limit in limits])
     assert [tree.num_nodes for tree in trees] == [2, 0, 4]
     assert calls == [2, 2, 1, 1]  # the second wants none, the first ends after two
     alone = SmallModelDrafter(model, 3)
@@ -179,6 +181,16 @@ def test_a_drafter_for_one_prompt_at_a_time_is_refused_before_anything_runs(tiny
 
     decoder = SpeculativeDecoder(CausalLM(tiny_model("llama"), "target"), {"mine": Alone()})
     with pytest.raises(ConfigError, match="must have the method `fork`, but 'mine' serves one prompt at a time"):
+        decoder.generate(PROMPTS, config=SpecConfig("mine", 2), batch_size=2)
+
+
+def test_a_drafter_that_fails_in_a_batch_is_named(world: World) -> None:
+    class Failing(NgramDrafter):
+        def propose(self, max_length: int) -> Any:
+            raise KeyError("lost")
+
+    decoder = SpeculativeDecoder(world.target, {"mine": Failing()})
+    with pytest.raises(DrafterError, match="drafter 'mine' failed in `propose`"):
         decoder.generate(PROMPTS, config=SpecConfig("mine", 2), batch_size=2)
 
 

@@ -164,3 +164,13 @@ def test_little_time_means_few_groups(tmp_path: Path) -> None:
     runner = LoadedRunner()
     judge(tmp_path, runner, (2,), seconds=1.0)
     assert len({name for stage, name in runner.calls if stage == "situation"}) == 3
+
+
+def test_nothing_known_to_be_faster_is_off_without_measuring(tmp_path: Path) -> None:
+    prompts = [tuple(Prompt(f"{split}{number}", "code") for number in range(16)) for split in "th"]
+    log, runner = MeasurementLog(tmp_path / "log.jsonl"), LoadedRunner()
+    measurer = Measurer(runner, log, lambda event: None, lambda: 0.0)
+    workload = Workload("w", *prompts, batch_sizes=(2,))
+    (row,) = Situations(workload, measurer, length, 1.0, lambda event: None).judge([SpecConfig()], math.inf)
+    log.close()
+    assert (row.config.is_off, runner.calls) == (True, [])

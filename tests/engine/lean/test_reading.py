@@ -118,3 +118,9 @@ def test_half_precision_agrees_as_far_as_it_can(tiny_model: Callable[..., Any]) 
     ids = torch.tensor([[1, 2, 3, 4]])
     ours, theirs = lean.forward(ids, KVCache(4)).float(), model(ids).logits.float()
     assert (ours - theirs).abs().mean() < 0.05 * theirs.std()
+
+
+def test_a_model_that_somebody_else_will_use_is_left_whole(tiny_checkpoint: Path) -> None:
+    loaded = load_model(str(tiny_checkpoint), device="cpu", keeps_model=True)
+    assert loaded.is_lean
+    assert CausalLM(loaded.model, "again").is_lean

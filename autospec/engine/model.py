@@ -242,7 +242,7 @@ class CausalLM:
             )
 
 
-def load_model(
+def load_model(  # noqa: PLR0913  (everything that loading may be told)
     source: str | PreTrainedModel,
     *,
     device: str = "auto",

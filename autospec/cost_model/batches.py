@@ -59,7 +59,7 @@ class BatchPrices:
 
     def _measured(self) -> Floats:
         """Return target forwards by rows and tokens of each: [batch_size + 1, most tokens + 1], infinite unknown."""
-        profile, most = self._costs.profile, 1
+        profile = self._costs.profile
         profile.target_seconds(1, self._context, self._size)
         known = sorted({point.num_tokens for point in profile.target_points if point.batch_size == self._size})
         most = known[-1]

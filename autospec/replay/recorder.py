@@ -28,6 +28,7 @@ from autospec.replay.modelling import Modelling
 from autospec.replay.running import draft_model, rows_of
 from autospec.replay.textual import TEXT_DRAFTERS
 from autospec.replay.trace import Trace, TracePrompt
+from autospec.sources import portable_source
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -203,7 +204,7 @@ class Recorder:
             probs.append(own.cpu().numpy().astype(np.float32))
         joined = Rows.join(rows)
         return Trace(
-            target=target.name,
+            target=portable_source(target.name),
             sampling=sampling,
             prompts=tuple(
                 TracePrompt(prompt.prompt_id, prompt.category, prompt.seed, len(prompt.prompt_ids), len(output))
@@ -213,7 +214,7 @@ class Recorder:
             top_tokens=joined.tokens,
             top_logprobs=joined.logprobs,
             eos_token_ids=tuple(sorted(target.eos_token_ids)),
-            sources={name: drafter.source for name, drafter in self.decoder.drafters.items()},
+            sources={name: portable_source(one.source) for name, one in self.decoder.drafters.items()},
             target_probs=np.concatenate(probs),
             default_exit=(target.num_layers + 1) // 2,
         )

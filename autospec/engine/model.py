@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from autospec.engine.cache import KVCache
+from autospec.engine.cache import CacheMemory, KVCache
 from autospec.engine.forwards import Forward, TransformersForward
 from autospec.engine.lean import LeanForward, read_lean, speed_up
 from autospec.engine.location import locate
@@ -57,6 +57,7 @@ class CausalLM:
         self.context_length = context_length(config)
         self._steady_length = steady_length(config)
         self._windows = layer_windows(config, name)
+        self._memory = CacheMemory()
         self.eos_token_ids = eos_token_ids(model)
         self._forward = TransformersForward(self.model, self._windows) if forward is None else forward
         seen = check_usable(self)
@@ -95,6 +96,10 @@ class CausalLM:
     def head(self, hidden: Tensor) -> Tensor:
         """Return what the language-model head says of last hidden states: [..., vocab]."""
         return self._forward.head(hidden)
+
+    def new_cache(self, capacity: int, num_rows: int = 1) -> KVCache:
+        """Return an empty cache, in the memory of the last one if that is done with."""
+        return self._memory.new_cache(capacity, num_rows)
 
     def weights(self) -> list[Tensor]:
         """Return the tensors it runs with, in the form in which it holds them."""

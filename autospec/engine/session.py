@@ -83,7 +83,7 @@ class Session:
         needed = self.slots_for(drafter, job)
         if cache is None:
             target.check_room(1, needed)
-        self.cache = KVCache(needed) if cache is None else cache
+        self.cache = target.new_cache(needed) if cache is None else cache
         self.cache.reserve(needed)
         self.cache.crop(0, 0)
         self._capacity = capacity

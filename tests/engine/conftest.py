@@ -60,6 +60,9 @@ class TableLM:
     def check_room(self, num_rows: int, capacity: int) -> None:
         pass
 
+    def new_cache(self, capacity: int, num_rows: int = 1) -> KVCache:
+        return KVCache(capacity, num_rows)
+
     def forward(
         self,
         input_ids: Tensor,

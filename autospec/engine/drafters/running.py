@@ -43,7 +43,7 @@ class RunningModel:
         self.text = list(token_ids)
         capacity = min(capacity, self.model.usable_length) + num_run_nodes(config)
         if self._given is None:
-            self.cache = KVCache(capacity)
+            self.cache = self.model.new_cache(capacity)
         else:
             self.cache = self._given
             self.cache.reserve(capacity)

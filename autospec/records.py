@@ -292,6 +292,9 @@ class Measurement:
         footprint_bytes: Weights of the target and of the drafters that `config` names, and the caches of this call,
             counted from their tensors; 0 where it is not known.
         baseline_footprint_bytes: The same of plain decoding.
+        num_outputs: Prompts decoded side by side in this call.
+        num_different: Outputs of them with a difference that nothing excuses; in logs from before batches were
+            counted 0, whatever `identical` says: see `num_unlike`.
     """
 
     config: SpecConfig
@@ -316,6 +319,13 @@ class Measurement:
     baseline_gap_seconds: tuple[float, ...] = ()
     footprint_bytes: int = 0
     baseline_footprint_bytes: int = 0
+    num_outputs: int = 1
+    num_different: int = 0
+
+    @property
+    def num_unlike(self) -> int:
+        """Outputs that differ from plain decoding's without an excuse."""
+        return max(self.num_different, int(self.identical is False))
 
     @property
     def key(self) -> tuple[str, str, str, int]:

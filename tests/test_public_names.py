@@ -68,9 +68,9 @@ def test_the_signatures_of_the_public_contract() -> None:
     assert _parameters(autospec.SearchSpace.load) == ["path", "drafters"]
     assert _parameters(autospec.tune) == [
         "decoder", "workload", "space", "output_dir", "settings", "tracker", "on_event", "command",
-        "hardware",
+        "hardware", "threads",
     ]  # fmt: skip
-    assert _parameters(autospec.profile) == ["decoder", "workload", "settings", "on_progress", "watch"]
+    assert _parameters(autospec.profile) == ["decoder", "workload", "settings", "on_progress", "watch", "threads"]
     assert _parameters(autospec.load_profile) == ["path"]
     assert _parameters(autospec.load_workload) == ["source", "count_tokens"]
     assert _parameters(autospec.WorkloadSource)[0] == "path"

@@ -185,6 +185,14 @@ def test_a_measurement_of_an_older_log_has_no_difference() -> None:
     assert Measurement.from_json(values) == _measurement(identical=False)
 
 
+def test_a_measurement_of_an_older_log_is_one_output() -> None:
+    values = _measurement(identical=False).to_json()
+    del values["num_outputs"], values["num_different"]
+    read = Measurement.from_json(values)
+    assert (read.num_outputs, read.num_unlike) == (1, 1)
+    assert (_measurement(identical=None).num_unlike, _measurement(identical=True).num_unlike) == (0, 0)
+
+
 # Of 0 .. 20, place 0.95 * 20 = 19; of 1 .. 10, place 8.55, between 9 and 10.
 def test_the_95th_percentile_by_hand() -> None:
     assert p95(list(range(20, -1, -1))) == pytest.approx(19.0)

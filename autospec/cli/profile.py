@@ -12,6 +12,7 @@ from autospec.cli.console import Terminal
 from autospec.cli.faults import Faults
 from autospec.cli.profile_report import report_lines
 from autospec.cli.schema import ModelSettings, typed
+from autospec.cli.threads import Threads, check_threads, choose_threads, use_threads
 from autospec.errors import ConfigError, ProfileError
 from autospec.profiling import HardwareProfile, ProfileSettings, find_profile, load_profile, profile_path
 from autospec.workloads import WorkloadSource
@@ -31,6 +32,7 @@ class ProfileCommand:
     model: ModelSettings = field(default_factory=ModelSettings)
     workload: WorkloadSource | None = None
     hardware: str = _NEW
+    threads: Threads = None
     allow_import: tuple[str, ...] = ()
     costs: ProfileSettings = field(default_factory=ProfileSettings)
     output_root: str = "outputs"
@@ -52,6 +54,7 @@ def run(composed: Composed) -> int:
     source = settings.workload
     workload = None if source is None else faults.attempt(lambda: read_workload(source))
     check_models(settings.model, faults, settings.allow_import)
+    faults.attempt(lambda: check_threads(settings.threads))
     root = faults.attempt(lambda: checked_root(settings.output_root))
     faults.raise_if_any()
     assert source is not None
@@ -59,6 +62,7 @@ def run(composed: Composed) -> int:
     assert root is not None
     with Terminal() as terminal:
         terminal.line(f"loading {', '.join([settings.model.target, *settings.model.named_drafters.values()])}")
+        use_threads(settings.threads)
         decoder = load_decoder(settings.model, settings.allow_import)
         found, path = _found_or_measured(decoder, fit_workload(workload, source, decoder), settings, root, terminal)
         terminal.lines(report_lines(found))
@@ -72,6 +76,9 @@ def _found_or_measured(
     """Return the profile and where it lies; a file appears only when everything is measured."""
     from autospec.profiling import key_of, profile
 
+    threads = None
+    if settings.threads == _AUTO:
+        threads = choose_threads(decoder, workload, root, terminal, keeps=True, anew=settings.hardware == _NEW)
     path = profile_path(root, key_of(decoder, workload.sampling))
     if settings.hardware == _AUTO and path.is_file():
         try:
@@ -88,7 +95,7 @@ def _found_or_measured(
             terminal.advance()
             told += 1
 
-    made = profile(decoder, workload, settings.costs, on_progress=on_progress)
+    made = profile(decoder, workload, settings.costs, on_progress=on_progress, threads=threads)
     terminal.begin("profile", 0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

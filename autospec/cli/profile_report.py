@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from autospec.cli.console import minutes, table
 from autospec.errors import MeasurementError
-from autospec.profiling import HardwareProfile
+from autospec.profiling import HardwareProfile, ThreadChoice
 
 _SHOWN_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128)
 _SHOWN_DEPTHS = (1, 2, 4, 8, 16)
@@ -18,6 +18,9 @@ def report_lines(profile: HardwareProfile) -> Iterator[str]:
     device = profile.fingerprint
     yield ""
     yield f"{device.get('device_name')}, {device.get('num_threads')} threads, {profile.dtype}: {profile.target.source}"
+    if profile.threads is not None:
+        yield ""
+        yield from _threads_table(profile.threads)
     yield ""
     yield "milliseconds of a target forward, by context and number of tokens"
     yield from _target_table(profile)
@@ -35,6 +38,19 @@ def report_lines(profile: HardwareProfile) -> Iterator[str]:
     yield f"noise of one timing {noise.spread:.1%}: {noise.verdict}; took {minutes(profile.wall_seconds)}"
     for sentence in profile.left_out:
         yield f"left out: {sentence}"
+
+
+def _threads_table(chosen: ThreadChoice) -> Iterator[str]:
+    yield (
+        f"threads: {chosen.num_threads}, the fewest that are not beyond noise slower than the fastest; milliseconds "
+        f"behind {chosen.context_length} tokens"
+    )
+    rows = [["threads", "plain", f"verify {chosen.num_verified}", "plain, times the fastest"]]
+    for one in chosen.points:
+        ratio = f"{one.slowdown:.2f} [{one.slowdown_low:.2f}, {one.slowdown_high:.2f}]"
+        times = (f"{1e3 * one.plain.seconds:.2f}", f"{1e3 * one.verify.seconds:.2f}")
+        rows.append([str(one.num_threads), *times, ratio])
+    yield from table(rows, right=range(3))
 
 
 def _target_table(profile: HardwareProfile) -> list[str]:

@@ -19,9 +19,10 @@ from autospec.cli.narration import Narrator
 from autospec.cli.runs import CONFIG_FILE, RunKey, config_hash, finish_run, open_run, write_config
 from autospec.cli.schema import ModelSettings, TrackingSettings, typed
 from autospec.cli.summary import summary_lines
+from autospec.cli.threads import Threads, check_threads, choose_threads, use_threads
 from autospec.errors import ConfigError, TrackingError
 from autospec.imports import code_digest
-from autospec.profiling import HardwareProfile, device_fingerprint, find_profile, fingerprint_hash
+from autospec.profiling import HardwareProfile, ThreadChoice, device_fingerprint, find_profile, fingerprint_hash
 from autospec.records import Workload
 from autospec.rules import imported_path
 from autospec.runners import check_references, make_scorer
@@ -50,6 +51,7 @@ class TuneSettings:
     tracking: TrackingSettings = field(default_factory=TrackingSettings)
     search_space: str = "chain"
     hardware: str = "auto"
+    threads: Threads = None
     output_root: str = "outputs"
     resume: bool = True
     allow_import: tuple[str, ...] = ()
@@ -73,6 +75,7 @@ class _Job:
     tracker: MlflowTracker | None
     command: str
     hardware: HardwareProfile | Path | None
+    threads: ThreadChoice | None
 
 
 class _PlanToldError(Exception):
@@ -110,6 +113,7 @@ def _prepare(composed: Composed, terminal: Terminal) -> _Job:
         faults.found.extend(space.lossy_faults())
     _check_scorer(settings, workload, faults)
     check_models(settings.model, faults, settings.allow_import)
+    faults.attempt(lambda: check_threads(settings.threads))
     root = faults.attempt(lambda: checked_root(settings.output_root))
     hardware = faults.attempt(lambda: _hardware(settings.hardware, root))
     tracker = None if root is None else _tracker(settings.tracking, root)
@@ -120,13 +124,24 @@ def _prepare(composed: Composed, terminal: Terminal) -> _Job:
     assert source is not None
     assert workload is not None
     assert space is not None
-    terminal.line(f"loading {', '.join([settings.model.target, *settings.model.named_drafters.values()])}")
-    decoder = load_decoder(settings.model, settings.allow_import)
-    workload = fit_workload(workload, source, decoder)
+    decoder, workload, threads = _load(settings, workload, source, root, terminal)
     if tracker is not None and not settings.dry_run:
         _reach(tracker.connect)
     command = shlex.join(["python", "-m", "autospec", "tune", *composed.overrides])
-    return _Job(settings, root, decoder, workload, space, tracker, command, hardware)
+    return _Job(settings, root, decoder, workload, space, tracker, command, hardware, threads)
+
+
+def _load(
+    settings: TuneSettings, workload: Workload, source: WorkloadSource, root: Path, terminal: Terminal
+) -> tuple[SpeculativeDecoder, Workload, ThreadChoice | None]:
+    """Load the models, fit the workload to them, and settle how many threads everything is measured with."""
+    terminal.line(f"loading {', '.join([settings.model.target, *settings.model.named_drafters.values()])}")
+    use_threads(settings.threads)
+    decoder, threads = load_decoder(settings.model, settings.allow_import), None
+    workload = fit_workload(workload, source, decoder)
+    if settings.threads == "auto":
+        threads = choose_threads(decoder, workload, root, terminal, keeps=not settings.dry_run, anew=False)
+    return decoder, workload, threads
 
 
 def _hardware(named: str, root: Path | None) -> HardwareProfile | Path | None:
@@ -179,6 +194,7 @@ def _dry_run(job: _Job, terminal: Terminal) -> int:
                 on_event=on_event,
                 command=job.command,
                 hardware=job.hardware,
+                threads=job.threads,
             )
         except _PlanToldError:
             terminal.line("dry run: nothing was measured and nothing written")
@@ -203,6 +219,7 @@ def _tune(job: _Job, values: dict[str, Any], terminal: Terminal) -> int:
         on_event=Narrator(terminal),
         command=job.command,
         hardware=job.hardware,
+        threads=job.threads,
     )
     if not result.finished:
         terminal.lines(summary_lines(result, folder))

@@ -17,6 +17,7 @@ from autospec.engine.cache import KVCache
 from autospec.engine.masks import NewTokens, attention_mask, layer_windows
 from autospec.engine.model import CausalLM
 from autospec.engine.probing import first_line
+from autospec.engine.rows import FlatRows, RowTokens
 from autospec.errors import ModelError
 
 
@@ -57,24 +58,72 @@ class MtpModule:
         depths: Sequence[int] | None = None,
     ) -> Tensor:
         """Run pairs of a feature and the token behind it; see `EagleModel.forward`."""
-        device, num_new = hidden.device, len(hidden)
+        num_new = len(hidden)
         causal = torch.ones(num_new, num_new, dtype=torch.bool).tril() if tree_mask is None else tree_mask
         new = NewTokens(cache.lengths, num_new, causal, depths)
-        embedded, positions = self._target.embed(token_ids)[None], new.positions.to(device)
+        mask = attention_mask(new, {"full_attention": None}, hidden.dtype, hidden.device)
+        expected = self._through(token_ids, hidden, new.positions, mask, cache)
+        cache.advance(num_new)
+        return expected
+
+    @torch.inference_mode()
+    def forward_rows(self, asked: Sequence[RowTokens], hidden: Tensor, cache: KVCache) -> Tensor:
+        """Run pairs of several rows at once; see `EagleModel.forward_rows`.
+
+        The layer is transformers', of whatever kind: it is shown one long text, of which each pair sees its own row.
+        """
+        flat = FlatRows(cache.lengths, asked)
+        mask = _own_rows(flat, hidden.dtype).to(hidden.device)
+        expected = self._through(flat.token_ids, hidden, flat.positions[None], mask, _OneText(cache, flat))
+        for one in asked:
+            cache.lengths[one.row] += len(one.token_ids)
+        return expected
+
+    def _through(
+        self, token_ids: Tensor, hidden: Tensor, positions: Tensor, mask: Any, cache: KVCache | _OneText
+    ) -> Tensor:
+        embedded, positions = self._target.embed(token_ids)[None], positions.to(hidden.device)
         states: Tensor = self._module.layers[0](
             embedded,
             hidden[None],
             position_embeddings=self._module.rotary_emb(embedded, position_ids=positions),
-            attention_mask=attention_mask(new, {"full_attention": None}, hidden.dtype, device),
+            attention_mask=mask,
             position_ids=positions,
             cache=cache,
         )
-        cache.advance(num_new)
         return states[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return what its outputs [n, width] say of the next token: [n, vocab] float32."""
         return self._target.head(hidden).float()
+
+
+class _OneText:
+    """What transformers asks of a cache: all rows of one, one behind the other.
+
+    Args:
+        cache: Of all rows.
+        flat: The new tokens.
+    """
+
+    def __init__(self, cache: KVCache, flat: FlatRows) -> None:
+        self._cache, self._flat = cache, flat
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write new keys and values [1, heads, tokens, head_dim]; return all: [1, heads, rows * longest, head_dim]."""
+        new_keys, new_values = key_states[0].transpose(0, 1), value_states[0].transpose(0, 1)
+        keys, values = self._cache.write_rows(self._flat, new_keys, new_values, layer_idx)
+        return keys.transpose(0, 1).flatten(1, 2)[None], values.transpose(0, 1).flatten(1, 2)[None]
+
+
+def _own_rows(flat: FlatRows, dtype: torch.dtype) -> Tensor:
+    """Return the mask of one long text in which each token sees its own row: [1, 1, tokens, rows * longest]."""
+    own = flat.mask(None, dtype)[flat.rows, 0, flat.places]
+    mask = own.new_full((len(own), flat.num_rows, flat.longest), torch.finfo(dtype).min)
+    mask[torch.arange(len(own)), flat.rows] = own
+    return mask.flatten(1)[None, None]
 
 
 def _load(target: CausalLM) -> Any:

@@ -131,8 +131,9 @@ def quality_from(measurements: Sequence[Measurement], confidence: float = 0.95) 
         measurements: At least one; repeats of a prompt count as one.
         confidence: Of each one-sided bound.
     """
-    compared = [one.identical for one in measurements if one.identical is not None]
-    verdict = "not compared" if not compared else "identical" if all(compared) else "different"
+    compared = [one for one in measurements if one.identical is not None]
+    num_unlike = sum(one.num_unlike for one in compared)
+    verdict = "not compared" if not compared else "different" if num_unlike else "identical"
     losses: defaultdict[str, list[float]] = defaultdict(list)
     agreements: defaultdict[str, list[float]] = defaultdict(list)
     drops: defaultdict[str, list[float]] = defaultdict(list)
@@ -143,7 +144,7 @@ def quality_from(measurements: Sequence[Measurement], confidence: float = 0.95) 
             if one.quality.score is not None and one.quality.baseline_score is not None:
                 drops[one.prompt_id].append(one.quality.baseline_score - one.quality.score)
     return Quality(
-        num_identical=sum(compared),
+        num_identical=sum(one.num_outputs for one in compared) - num_unlike,
         num_excused=sum(one.num_excused for one in measurements),
         verdict=verdict,
         loss=one_sided(losses, upper=True, confidence=confidence).either_way if losses else None,

@@ -44,7 +44,10 @@ def running_differences(device: Device, running: Device) -> list[str]:
         return [f"the policy was measured on {kinds[0]}, but the decoder runs on {kinds[1]}: its speed may differ"]
     threads = device.get("num_threads"), running["num_threads"]
     if kinds[1] == "cpu" and None not in threads and threads[0] != threads[1]:
-        return [f"the policy was measured with {threads[0]} threads, but here are {threads[1]}: its speed may differ"]
+        return [
+            f"the policy was measured with {threads[0]} threads, but here are {threads[1]}: its speed may differ "
+            f"(`torch.set_num_threads({threads[0]})`, or OMP_NUM_THREADS={threads[0]} in the environment)"
+        ]
     return []
 
 

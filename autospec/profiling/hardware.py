@@ -25,6 +25,7 @@ from autospec.profiling.parts import (
     PlainPoint,
     PrefillPoint,
     TargetPoint,
+    ThreadChoice,
     profile_key,
     with_timings,
 )
@@ -56,6 +57,7 @@ class HardwareProfile:
         wall_seconds: How long it took.
         created: When, in UTC.
         autospec_version: By what.
+        threads: By which numbers the number of threads was chosen; None where it was not.
 
     Raises:
         ProfileError: A point is there twice.
@@ -75,6 +77,7 @@ class HardwareProfile:
     wall_seconds: float
     created: str
     autospec_version: str
+    threads: ThreadChoice | None = None
 
     def __post_init__(self) -> None:
         names = ("target_points", "plain_points", "prefill_points")
@@ -295,6 +298,7 @@ class HardwareProfile:
                 "memory": Memory(**values["memory"]),
                 "noise": Noise(**values["noise"]),
                 "left_out": tuple(values["left_out"]),
+                "threads": values["threads"] and ThreadChoice.from_json(values["threads"]),
             }
         )
 

@@ -16,7 +16,7 @@ from autospec.profiling.campaign import Campaign, OnProgress
 from autospec.profiling.fingerprint import device_fingerprint
 from autospec.profiling.hardware import HardwareProfile
 from autospec.profiling.memory import own_weight_bytes, peak_bytes, reset_peak, weight_bytes
-from autospec.profiling.parts import Memory, profile_key
+from autospec.profiling.parts import Memory, ThreadChoice, profile_key, threads_key
 from autospec.profiling.probe import Watch
 from autospec.profiling.settings import ProfileSettings
 from autospec.profiling.visits import Subject
@@ -38,6 +38,7 @@ def profile(
     *,
     on_progress: OnProgress = lambda what, used: None,
     watch: Watch | None = None,
+    threads: ThreadChoice | None = None,
 ) -> HardwareProfile:
     """Measure what the target, every drafter and the host cost on the device of a decoder.
 
@@ -50,13 +51,15 @@ def profile(
         settings: What to measure, and for how long.
         on_progress: Told what is being measured, and which share of the budget was used before.
         watch: Reads the time; the default waits for the device.
+        threads: By which numbers the number of threads of this process was chosen, for the record.
 
     Raises:
         MeasurementError: The text or the target's context is too short for a single step.
         ModelError: The workload is text and the decoder has no tokenizer.
         WorkloadError: A prompt cannot be rendered.
     """
-    return profile_text(decoder, text_of(decoder, workload), settings, on_progress=on_progress, watch=watch)
+    text = text_of(decoder, workload)
+    return profile_text(decoder, text, settings, on_progress=on_progress, watch=watch, threads=threads)
 
 
 def profile_text(
@@ -66,6 +69,7 @@ def profile_text(
     *,
     on_progress: OnProgress = lambda what, used: None,
     watch: Watch | None = None,
+    threads: ThreadChoice | None = None,
 ) -> HardwareProfile:
     """Measure on a text that `text_of` made, which may be that of a decoder with more drafters; see `profile`."""
     settings, target = settings or ProfileSettings(), decoder.target
@@ -93,6 +97,7 @@ def profile_text(
         wall_seconds=watch.now() - started,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         autospec_version=autospec.__version__,
+        threads=threads,
     )
 
 
@@ -102,6 +107,12 @@ def key_of(decoder: SpeculativeDecoder, sampling: SamplingParams) -> str:
     drafters = {name: drafter_source(drafter) for name, drafter in decoder.drafters.items()}
     fingerprint = device_fingerprint(target.device, target.dtype)
     return profile_key(fingerprint, loaded_source(target.name, target), drafters, sampling)
+
+
+def threads_key_of(decoder: SpeculativeDecoder) -> str:
+    """Return under which key the number of threads is kept that was chosen for this target."""
+    target = decoder.target
+    return threads_key(device_fingerprint(target.device, target.dtype), loaded_source(target.name, target))
 
 
 def text_of(decoder: SpeculativeDecoder, workload: Workload | Sequence[int] | None) -> Text:

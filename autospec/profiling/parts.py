@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 from autospec.config import SamplingParams
+from autospec.errors import ProfileError
 from autospec.profiling.curves import Timing
 from autospec.profiling.fingerprint import fingerprint_hash
 from autospec.sources import ModelSource
@@ -138,6 +139,61 @@ class DrafterCosts:
 
 
 @dataclass(frozen=True, slots=True)
+class ThreadPoint:
+    """Forwards of the target under one number of threads.
+
+    Args:
+        num_threads: Of torch.
+        plain: Seconds of a forward of one token.
+        verify: Seconds of a forward of `ThreadChoice.num_verified`.
+        slowdown: How many times as long a plain forward takes as under the fastest number; 1.0 for that one.
+        slowdown_low: Lower end of its 95 % interval.
+        slowdown_high: Upper end.
+    """
+
+    num_threads: int
+    plain: Timing
+    verify: Timing
+    slowdown: float
+    slowdown_low: float
+    slowdown_high: float
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadChoice:
+    """Which number of threads was chosen, and by which numbers; see `autospec.profiling.threads`.
+
+    Args:
+        num_threads: The smallest whose plain forwards are not beyond noise slower than those of the fastest.
+        context_length: Tokens cached before each forward.
+        num_verified: Tokens of the larger forwards.
+        points: By ascending number of threads.
+
+    Raises:
+        ProfileError: The chosen number was not measured, or points do not ascend.
+    """
+
+    num_threads: int
+    context_length: int
+    num_verified: int
+    points: tuple[ThreadPoint, ...]
+
+    def __post_init__(self) -> None:
+        counts = [point.num_threads for point in self.points]
+        if self.num_threads not in counts or counts != sorted(set(counts)):
+            raise ProfileError(
+                f"`threads.num_threads` must be one of the ascending numbers measured, {counts}, but got "
+                f"{self.num_threads}"
+            )
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Build from checked JSON values."""
+        points = tuple(with_timings(ThreadPoint, one) for one in values["points"])
+        return cls(**{**values, "points": points})
+
+
+@dataclass(frozen=True, slots=True)
 class Memory:
     """Bytes.
 
@@ -191,3 +247,9 @@ def profile_key(
     decoding = asdict(replace(sampling, seed=0))
     text = json.dumps([fingerprint_hash(fingerprint), models, decoding], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def threads_key(fingerprint: Mapping[str, str | int], target: ModelSource) -> str:
+    """Return what finds the number of threads that was chosen for a target on this device again."""
+    here = {name: value for name, value in fingerprint.items() if name != "num_threads"}
+    return profile_key(here, target, {}, SamplingParams())

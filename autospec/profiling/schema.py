@@ -1,7 +1,7 @@
 """What the file of a hardware profile must look like: its fields and its checksum.
 
-Works on plain JSON values and returns faults as sentences; it builds no objects and reads no files. Timings of another
-schema are measured again rather than migrated: that takes a minute.
+Works on plain JSON values and returns faults as sentences; it builds no objects and reads no files. What an older
+version lacks is added where that takes no measuring.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from autospec.checks import Boolean, Built, ListOf, MapOf, Nullable, Number, Rec
 from autospec.config import SamplingParams
 from autospec.errors import ProfileError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_OLDEST = 1
 HOWS = ("step", "forward")
 VERDICTS = ("quiet", "noisy", "too noisy", "unknown")
 
@@ -50,6 +51,23 @@ _DRAFTER_CONTEXT = Record(
         "host_extra": _DIFFERENCE,
     }
 )
+THREADS = Record(
+    {
+        "num_threads": _SIZE,
+        "context_length": _SIZE,
+        "num_verified": _SIZE,
+        "points": ListOf(
+            Record(
+                {
+                    "num_threads": _SIZE,
+                    "plain": _TIMING,
+                    "verify": _TIMING,
+                    **dict.fromkeys(("slowdown", "slowdown_low", "slowdown_high"), _POSITIVE),
+                }
+            )
+        ),
+    }
+)
 _DRAFTER = Record(
     {
         "source": _MODEL,
@@ -72,6 +90,7 @@ PROFILE = Record(
         "plain_points": ListOf(Record({**_AT, "step": _TIMING})),
         "prefill_points": ListOf(Record({"batch_size": _SIZE, "num_tokens": _SIZE, "prefill": _TIMING})),
         "memory": Record({"target_weight_bytes": _COUNT, "kv_bytes_per_token": _POSITIVE, "peak_bytes": _COUNT}),
+        "threads": Nullable(THREADS),
         "noise": Record({"spread": _POSITIVE, "verdict": Text(choices=VERDICTS)}),
         "left_out": ListOf(Text()),
         "wall_seconds": _POSITIVE,
@@ -89,11 +108,11 @@ def checksum(document: Mapping[str, Any]) -> str:
 
 
 def validate(document: Any) -> dict[str, Any]:
-    """Return the document without its checksum, or raise with every fault found.
+    """Return the document without its checksum, as of this schema version, or raise with every fault found.
 
     Raises:
         ProfileError: A field is missing, unknown or of the wrong type, the checksum does not fit, or the schema
-            version is another one.
+            version is not one that can be read.
     """
     if not isinstance(document, dict):
         raise ProfileError(f"a profile must be a JSON object, but got {document!r:.60}")
@@ -104,12 +123,14 @@ def validate(document: Any) -> dict[str, Any]:
         raise ProfileError(
             f"a profile of schema version {version} needs a newer autospec; this one reads {SCHEMA_VERSION}"
         )
-    if version < SCHEMA_VERSION:
+    if version < _OLDEST:
         raise ProfileError(
-            f"a profile must be of schema version {SCHEMA_VERSION}, but got {version}: measure again with "
-            "`python -m autospec profile`"
+            f"a profile must be of schema version {_OLDEST} to {SCHEMA_VERSION}, but got {version}: measure again "
+            "with `python -m autospec profile`"
         )
     content = {name: value for name, value in document.items() if name != "sha256"}
+    if version == 1:  # before numbers of threads were compared
+        content = {"threads": None, **content, "schema_version": SCHEMA_VERSION}
     faults = list(PROFILE.faults(content, ""))
     if "sha256" not in document:
         faults.append("`sha256` is missing")

@@ -1,15 +1,23 @@
-"""Where profiles lie: those measured here by their key, those that ship with autospec by name, others by path."""
+"""Where profiles lie: those measured here by their key, those that ship with autospec by name, others by path.
+
+Beside those measured here lie the numbers of threads that were chosen here.
+"""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 
-from autospec.errors import ConfigError
+from autospec.errors import ConfigError, ProfileError
+from autospec.files import FileKind, line_by_line
 from autospec.paths import data_dir
 from autospec.profiling.hardware import HardwareProfile, load_profile
+from autospec.profiling.parts import ThreadChoice
+from autospec.profiling.schema import THREADS
 
 FOLDER = "profiles"
+_THREADS_FILE = FileKind("a number of threads that was chosen", ProfileError)
 _SHIPPED = "profiles"  # below conf/, and not called as the setting: Hydra would take it for a group
 
 
@@ -21,6 +29,36 @@ def profile_path(root: Path, key: str) -> Path:
         key: Of device, data type, models and versions; see `key_of`.
     """
     return root / FOLDER / f"{key}.json"
+
+
+def threads_path(root: Path, key: str) -> Path:
+    """Return where the number of threads is kept that was chosen; see `threads_key_of`."""
+    return root / FOLDER / "threads" / f"{key}.json"
+
+
+def save_threads(path: Path, choice: ThreadChoice) -> None:
+    """Keep a number of threads, with the numbers by which it was chosen.
+
+    Raises:
+        ProfileError: The file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ProfileError(f"profiles must go to a folder that can be made, but {path.parent}: {error}") from error
+    _THREADS_FILE.write(path, line_by_line(asdict(choice)))
+
+
+def load_threads(path: Path) -> ThreadChoice:
+    """Return what was kept.
+
+    Raises:
+        ProfileError: The file cannot be read, or holds something else; all faults are listed.
+    """
+    document = _THREADS_FILE.read(path)
+    if faults := list(THREADS.faults(document, "")):
+        raise ProfileError("\n".join(faults))
+    return ThreadChoice.from_json(document)
 
 
 def shipped_profiles() -> dict[str, Path]:

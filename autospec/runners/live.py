@@ -68,6 +68,7 @@ class _Likeness:
     num_excused: int = 0
     difference_index: int | None = None
     difference_gap: float | None = None
+    num_different: int = 0
 
 
 class LiveRunner:
@@ -163,6 +164,8 @@ class LiveRunner:
             baseline_gap_seconds=tuple(baseline.stats.gap_seconds),
             footprint_bytes=footprint,
             baseline_footprint_bytes=baseline_footprint,
+            num_outputs=len(group),
+            num_different=likeness.num_different,
         )
 
     def _generate(
@@ -207,13 +210,16 @@ class LiveRunner:
     def _compare_all(
         self, config: SpecConfig, prompt: Prompt, own: _Timed, baseline: _Timed, sampling: SamplingParams
     ) -> _Likeness:
-        """Compare every prompt of the group; what is said of a difference is said of the first that there is."""
+        """Compare every prompt of the group; what is said of a difference is said of the first, one without excuse
+        before others."""
         found = []
         for row, (mine, plain) in enumerate(zip(own.generations, baseline.generations, strict=True)):
             found.append(self._compare(config, prompt, mine, plain, replace(sampling, seed=sampling.seed + row)))
-        worst = next((one for one in found if one.difference_index is not None), found[0])
-        identical = None if worst.identical is None else all(one.identical for one in found)
-        return replace(worst, identical=identical, num_excused=sum(one.num_excused for one in found))
+        worst = max(found, key=lambda one: (one.identical is False, one.difference_index is not None))
+        num_different = sum(one.identical is False for one in found)
+        identical = None if worst.identical is None else num_different == 0
+        num_excused = sum(one.num_excused for one in found)
+        return replace(worst, identical=identical, num_excused=num_excused, num_different=num_different)
 
     def _compare(
         self, config: SpecConfig, prompt: Prompt, own: Generation, baseline: Generation, sampling: SamplingParams

@@ -168,7 +168,7 @@ def _profile(task: Task, trace: Trace, space: SearchSpace) -> HardwareProfile:
         task.on_event(Warned("a profile should be measured under the decoding that is tuned: sampling takes its time"))
     if made is None:
         text = text_of(task.decoder, task.workload)
-        made = profile_text(_only_tried(task, space), text, _short(task, trace, space))
+        made = profile_text(_only_tried(task, space), text, _short(task, trace, space), threads=task.threads)
     made.save(own)
     return made
 

@@ -74,7 +74,7 @@ class TokenIdentity:
     """Lossless rules compared with plain decoding, over all measurements of a run.
 
     Args:
-        num_compared: Outputs that had to be equal.
+        num_compared: Outputs that had to be equal, every one of a batch.
         num_tokens: Tokens in them.
         num_excused: Outputs with a first difference that a tie of the target excuses.
         num_different: Outputs with one that nothing excuses; in float32 such a configuration fails instead.
@@ -95,10 +95,10 @@ class TokenIdentity:
         compared = [one for one in measurements if one.identical is not None and not one.config.is_off]
         gaps = [one.difference_gap for one in compared if one.difference_gap is not None]
         return cls(
-            num_compared=len(compared),
+            num_compared=sum(one.num_outputs for one in compared),
             num_tokens=sum(one.num_tokens for one in compared),
             num_excused=sum(one.num_excused for one in compared),
-            num_different=sum(not one.identical for one in compared),
+            num_different=sum(one.num_unlike for one in compared),
             median_gap=median(gaps) if gaps else None,
             largest_gap=max(gaps, default=None),
         )

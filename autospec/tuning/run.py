@@ -50,7 +50,7 @@ from autospec.tuning.task import Task
 
 if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
-    from autospec.profiling import HardwareProfile
+    from autospec.profiling import HardwareProfile, ThreadChoice
     from autospec.tuning.preparing import Preparation
 
 MEASUREMENTS_FILE, JOURNAL_FILE = "measurements.jsonl", "study.journal"
@@ -70,6 +70,7 @@ def tune(  # noqa: PLR0913  (the public contract)
     on_event: OnEvent = ignore,
     command: str = "autospec.tune",
     hardware: HardwareProfile | Path | None = None,
+    threads: ThreadChoice | None = None,
 ) -> TuningResult:
     """Find the fastest policy for a workload on this machine, and write it with its evidence.
 
@@ -88,6 +89,7 @@ def tune(  # noqa: PLR0913  (the public contract)
         command: How the run was started, for the policy.
         hardware: Of a guided study, the profile to predict from, or the folder of outputs in which `profile` keeps
             those it measures; where there is none, a short one is measured.
+        threads: By which numbers the number of threads of this process was chosen, for the record.
 
     Raises:
         ConfigError: The space does not fit the decoder, has lossy rules where no loss was named, a scorer cannot be
@@ -118,6 +120,7 @@ def tune(  # noqa: PLR0913  (the public contract)
         command=command,
         prepare=_preparing() if settings.guided else None,
         hardware=hardware,
+        threads=threads,
     )
     return run_task(task)
 

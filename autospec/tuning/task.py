@@ -20,7 +20,7 @@ from autospec.tuning.space import SearchSpace
 
 if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
-    from autospec.profiling import HardwareProfile
+    from autospec.profiling import HardwareProfile, ThreadChoice
     from autospec.tuning.log import MeasurementLog
     from autospec.tuning.measuring import Measurer
     from autospec.tuning.preparing import Preparation
@@ -49,6 +49,7 @@ class Task:
         prepare: Makes a guide to the space, by recording and profiling; None searches without.
         hardware: The profile to predict from, or the folder of outputs below which `profile` keeps them; None
             measures one.
+        threads: By which numbers the number of threads was chosen; kept in the profile that is measured.
 
     Raises:
         ConfigError: The space names drafters the decoder has not or leaves nothing to try under the workload's
@@ -68,6 +69,7 @@ class Task:
     now: Callable[[], float] = time.perf_counter
     prepare: Callable[[Task, MeasurementLog, Measurer, Sequence[Prompt]], Preparation | None] | None = None
     hardware: HardwareProfile | Path | None = None
+    threads: ThreadChoice | None = None
 
     def __post_init__(self) -> None:
         least, num_new = self.goal.yardstick.least_new_tokens, self.workload.max_new_tokens

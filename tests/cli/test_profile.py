@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from autospec.cli import main
-from autospec.profiling import campaign, load_profile
+from autospec.profiling import campaign, load_profile, load_threads, threads
 
 SMALL = [
     "costs.budget_seconds=0.01", "costs.contexts=[8,24]", "costs.max_tokens=16", "costs.draft_lengths=[1,2]",
@@ -45,6 +45,22 @@ def test_a_profile_is_measured_once_and_then_found(words: list[str], capsys: pyt
     assert "warm-up" not in capsys.readouterr().out
 
 
+def test_the_number_of_threads_is_chosen_and_shown(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threads, "thread_counts", lambda: (1,))  # more would stay for the tests that follow
+    assert main([*words, "threads=auto"]) == 0
+    shown = capsys.readouterr().out
+    assert "threads: 1, the fewest that are not beyond noise slower than the fastest; milliseconds behind" in shown
+    assert "1.00 [1.00, 1.00]" in shown
+    (path,) = Path("outputs/profiles").glob("*.json")
+    chosen = load_profile(path).threads
+    assert chosen is not None
+    assert chosen.num_threads == load_profile(path).fingerprint["num_threads"] == 1
+    (kept,) = Path("outputs/profiles/threads").glob("*.json")
+    assert load_threads(kept) == chosen
+
+
 def test_another_profile_is_shown_without_models(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(words) == 0
     (path,) = _profiles()
@@ -56,10 +72,22 @@ def test_another_profile_is_shown_without_models(words: list[str], capsys: pytes
 def test_all_faults_come_at_once_and_nothing_is_made(
     words: list[str], capsys: pytest.CaptureFixture[str], in_empty_folder: Path
 ) -> None:
-    wrong = ["costs.max_tokens=1", "costs.widths=[4,2]", "workload.path=no.jsonl", "costs.bugdet_seconds=3"]
+    wrong = [
+        "costs.max_tokens=1",
+        "costs.widths=[4,2]",
+        "workload.path=no.jsonl",
+        "costs.bugdet_seconds=3",
+        "threads=0",
+    ]
     assert main([*words, *wrong]) == 2
     message = capsys.readouterr().err
-    for part in ("max_tokens >= 16", "`widths` must be ascending", "no.jsonl", "did you mean `costs.budget_seconds`?"):
+    for part in (
+        "max_tokens >= 16",
+        "`widths` must be ascending",
+        "no.jsonl",
+        "did you mean `costs.budget_seconds`?",
+        "`threads` must be auto, null, or 1 to",
+    ):
         assert part in message
     assert list(in_empty_folder.iterdir()) == []
 

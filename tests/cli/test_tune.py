@@ -110,6 +110,25 @@ def test_ctrl_c_before_anything_was_loaded_ends_with_130(
     assert list(in_empty_folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("dry", [True, False])
+def test_threads_are_chosen_before_anything_is_measured(
+    fake: FakeTune, in_empty_folder: Path, monkeypatch: pytest.MonkeyPatch, dry: bool
+) -> None:
+    chosen: Any = object()
+    asked: list[dict[str, Any]] = []
+
+    def choose(*_: Any, **how: Any) -> Any:
+        asked.append(how)
+        return chosen
+
+    monkeypatch.setattr(command, "choose_threads", choose)
+    assert main(["tune", *QUIET, "threads=auto", f"dry_run={dry}".lower()]) == 0
+    assert asked == [{"keeps": not dry, "anew": False}]
+    assert main(["tune", *QUIET]) == 0
+    assert [call["threads"] for call in fake.calls] == [chosen, None]
+    assert len(asked) == 1
+
+
 def test_a_dry_run_tells_the_plan_and_leaves_nothing(
     fake: FakeTune, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,7 +43,7 @@ def prices(by_hand: HardwareProfile, monkeypatch: pytest.MonkeyPatch, runs: dict
     monkeypatch.setattr("autospec.cost_model.batches.expected", lambda simulator, config: runs[config])
 
     class Together:
-        begin = ask = read = end = None
+        shared = begin = expand_all = end = None
 
     trace = SimpleNamespace(contexts=np.full(4, 101))
     simulator: Any = SimpleNamespace(trace=trace, drafters={"draft": Together()})

@@ -14,7 +14,9 @@ from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.batch import Batch
 from autospec.engine.cache import KVCache
 from autospec.engine.decoder import SpeculativeDecoder
-from autospec.engine.drafters import NgramDrafter, SmallModelDrafter
+from autospec.engine.drafters import MedusaDrafter, NgramDrafter, SmallModelDrafter, Trail
+from autospec.engine.drafters.checkpoint import HeadCheckpoint
+from autospec.engine.drafters.medusa import MedusaHeads
 from autospec.engine.drafting import propose_all
 from autospec.engine.model import CausalLM
 from autospec.engine.session import Job, Session
@@ -30,6 +32,7 @@ PROMPTS = [
 ]
 GREEDY, SAMPLED = SamplingParams(), SamplingParams(temperature=0.5, top_p=0.95, seed=11)
 NUM_TOKENS = 14
+BLOCK = {"weight": (32, 32), "bias": (32,)}  # of a head
 
 
 @dataclass
@@ -168,6 +171,32 @@ def test_drafts_that_grow_side_by_side_take_one_forward_a_depth(table_model: Any
     assert trees[2].tokens == alone.propose(4).tokens
 
 
+def test_rows_that_are_mixed_up_are_seen(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = SpeculativeDecoder(world.target, {"draft": SmallModelDrafter(world.small, world.target.vocab_size)})
+    config, run = SpecConfig("draft", 3), SmallModelDrafter.expand_all
+    alone = generate(decoder, config, GREEDY, 1)
+    monkeypatch.setattr(SmallModelDrafter, "expand_all", classmethod(lambda cls, questions: run(questions)[::-1]))
+    with pytest.raises(AssertionError):
+        check_same(decoder, generate(decoder, config, GREEDY, 3), alone)
+
+
+def test_heads_are_asked_once_a_depth_for_all_rows(tiny_model: Any, make_plan: Any) -> None:
+    target = CausalLM(tiny_model("llama"), "target")
+    weights = {f"{head}.0.linear.{part}": torch.full(size, 0.01) for head in (0, 1) for part, size in BLOCK.items()}
+    heads = MedusaHeads(HeadCheckpoint("heads", {"medusa_num_heads": 2}, weights), target)
+    asked: list[tuple[int, int]] = []
+    say = heads.logits
+    heads.logits = lambda hidden, head: asked.append((head, len(hidden))) or say(hidden, head)  # type: ignore
+    drafters = MedusaDrafter(heads, "heads").fork(3)
+    for number, drafter in enumerate(drafters):
+        drafter.start([1, 2], make_plan(SpecConfig("heads", 2), GREEDY))
+        drafter.commit([3], Trail(0, None, torch.full((2, 32), float(number))))
+    limits = zip(drafters, (2, 0, 1), strict=True)
+    trees = propose_all([(drafter, limit, lambda method: nullcontext()) for drafter, limit in limits])
+    assert [tree.num_nodes for tree in trees] == [2, 0, 1]
+    assert asked == [(0, 2), (1, 1)]  # the second wants none, the last ends after one
+
+
 def test_a_drafter_for_one_prompt_at_a_time_is_refused_before_anything_runs(tiny_model: Callable[..., Any]) -> None:
     class Alone:
         source, has_probs, shapes, needs = "alone", False, ("chain",), NgramDrafter.needs
@@ -191,6 +220,27 @@ def test_a_drafter_that_fails_in_a_batch_is_named(world: World) -> None:
 
     decoder = SpeculativeDecoder(world.target, {"mine": Failing()})
     with pytest.raises(DrafterError, match="drafter 'mine' failed in `propose`"):
+        decoder.generate(PROMPTS, config=SpecConfig("mine", 2), batch_size=2)
+
+
+@pytest.mark.parametrize("method", ["begin", "expand_all", "end"])
+def test_a_drafter_for_all_rows_that_fails_is_named(world: World, method: str, monkeypatch: Any) -> None:
+    def fail(*_: Any) -> Any:
+        raise KeyError("lost")
+
+    monkeypatch.setattr(SmallModelDrafter, method, fail)
+    check_named(world, method)
+
+
+def test_a_drafter_whose_logits_cannot_be_used_is_named(world: World, monkeypatch: Any) -> None:
+    monkeypatch.setattr(SmallModelDrafter, "expand_all", lambda questions: [torch.zeros(0, 0) for _ in questions])
+    check_named(world, "expand_all")
+
+
+def check_named(world: World, method: str) -> None:
+    drafter = SmallModelDrafter(world.small, world.target.vocab_size)
+    decoder = SpeculativeDecoder(world.target, {"other": NgramDrafter(), "mine": drafter})
+    with pytest.raises(DrafterError, match=f"drafter 'mine' failed in `{method}`"):
         decoder.generate(PROMPTS, config=SpecConfig("mine", 2), batch_size=2)
 
 

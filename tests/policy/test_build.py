@@ -163,6 +163,12 @@ def test_quality_sums_up_what_was_seen(identical, verdict, count):
     assert (quality.verdict, quality.num_identical, quality.num_excused) == (verdict, count, 1)
 
 
+def test_every_output_of_a_batch_counts() -> None:
+    group = replace(measurement("a", 0.5, 0, False), num_outputs=8, num_different=3)
+    quality = quality_from([group, replace(group, prompt_id="b", identical=True, num_different=0)])
+    assert (quality.verdict, quality.num_identical) == ("different", 13)
+
+
 def test_what_a_lossy_rule_loses_is_bounded_over_prompts_and_survives_its_way_through_json():
     losses = {"a": (0.1, 1.0), "b": (0.3, 0.5)}
     seen = [

@@ -16,7 +16,9 @@ from autospec.engine.drafters import EarlyExitDrafter, NgramDrafter, RecyclingDr
 from autospec.engine.model import CausalLM
 from autospec.engine.termination import stops_by_cost
 from autospec.errors import MeasurementError, ProfileError
-from autospec.profiling import HardwareProfile, ProfileSettings, load_profile, profile
+from autospec.profiling import HardwareProfile, ProfileSettings, ThreadChoice, load_profile, profile
+from autospec.profiling.curves import Timing
+from autospec.profiling.parts import ThreadPoint
 from autospec.profiling.schema import SCHEMA_VERSION, checksum
 
 TEXT = [(7 * place + place // 5) % 60 for place in range(400)]
@@ -161,7 +163,7 @@ def test_a_profile_is_read_as_it_was_written(made: HardwareProfile, tmp_path: Pa
     [
         ({"wall_seconds": 1.5}, "its sha256 does not fit"),
         ({"schema_version": SCHEMA_VERSION + 1}, "needs a newer autospec"),
-        ({"schema_version": SCHEMA_VERSION - 1}, "measure again with `python -m autospec profile`"),
+        ({"schema_version": 0}, "measure again with `python -m autospec profile`"),
         ({"extra": 1}, "`extra` is not a field of this schema version"),
         ({"noise": {"spread": "x", "verdict": "fine"}}, r"`noise.spread` must be a number"),
     ],
@@ -172,6 +174,29 @@ def test_files_that_are_not_what_was_saved_are_refused(
     (tmp_path / "profile.json").write_text(json.dumps({**made.to_json(), **change}))
     with pytest.raises(ProfileError, match=fault):
         load_profile(tmp_path / "profile.json")
+
+
+def test_a_profile_keeps_how_its_threads_were_chosen(made: HardwareProfile, tmp_path: Path) -> None:
+    points = tuple(ThreadPoint(count, Timing(0.5, 0.1, 12), Timing(0.75, 0.0, 12), 1.5, 1.25, 2.0) for count in (1, 2))
+    replace(made, threads=ThreadChoice(2, 256, 8, points)).save(tmp_path / "profile.json")
+    read = load_profile(tmp_path / "profile.json")
+    assert read.threads == ThreadChoice(2, 256, 8, points)
+    assert read.key == made.key
+    document = read.to_json()
+    document["threads"]["points"][0]["slowdown"] = "much"
+    document["sha256"] = checksum(document)
+    with pytest.raises(ProfileError, match=r"`threads\.points\[0\]\.slowdown` must be a number"):
+        HardwareProfile.from_json(document)
+
+
+def test_a_profile_of_the_first_version_is_read_without_threads(made: HardwareProfile) -> None:
+    document = {**made.to_json(), "schema_version": 1}
+    del document["threads"]
+    with pytest.raises(ProfileError, match="its sha256 does not fit"):
+        HardwareProfile.from_json(document)
+    document["sha256"] = checksum(document)
+    assert HardwareProfile.from_json(document) == made
+    assert made.threads is None
 
 
 def test_a_point_may_be_there_once(made: HardwareProfile) -> None:

@@ -5,7 +5,19 @@ from pathlib import Path
 import pytest
 
 from autospec.errors import ConfigError, ProfileError
-from autospec.profiling import find_profile, profile_path, shelf, shipped_profiles
+from autospec.profiling import (
+    ThreadChoice,
+    find_profile,
+    load_threads,
+    profile_path,
+    save_threads,
+    shelf,
+    shipped_profiles,
+    threads_path,
+)
+from autospec.profiling.curves import Timing
+from autospec.profiling.parts import ThreadPoint, threads_key
+from autospec.sources import ModelSource
 
 
 @pytest.fixture
@@ -47,3 +59,21 @@ def test_every_profile_that_ships_loads_under_its_name() -> None:
     assert shipped_profiles()
     for name, path in shipped_profiles().items():
         assert find_profile(name).key == find_profile(path).key
+
+
+def test_a_number_of_threads_is_kept_as_it_was_chosen(tmp_path: Path) -> None:
+    path = threads_path(tmp_path, "0123")
+    assert path == tmp_path / "profiles" / "threads" / "0123.json"
+    chosen = ThreadChoice(1, 256, 8, (ThreadPoint(1, Timing(0.5, 0.1, 12), Timing(0.75, 0.0, 12), 1.0, 1.0, 1.0),))
+    save_threads(path, chosen)
+    assert load_threads(path) == chosen
+    path.write_text('{"num_threads": 0}')
+    with pytest.raises(ProfileError, match=r"(?s)`num_threads >= 1` must hold.*`points` is missing"):
+        load_threads(path)
+
+
+def test_it_is_found_again_whatever_the_number_of_threads_now() -> None:
+    target, here = ModelSource("target"), {"device_name": "Small", "num_threads": 2}
+    assert threads_key(here, target) == threads_key({**here, "num_threads": 1}, target)
+    assert threads_key(here, target) != threads_key({**here, "device_name": "Large"}, target)
+    assert threads_key(here, target) != threads_key(here, ModelSource("other"))

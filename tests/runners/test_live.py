@@ -352,6 +352,7 @@ def test_a_prompt_with_companions_is_measured_as_a_batch() -> None:
     assert (measured.stats.num_steps, measured.stats.num_new_tokens) == (6, 12)
     assert measured.prefill_seconds == pytest.approx(0.003)
     assert measured.identical
+    assert (measured.num_outputs, measured.num_unlike) == (3, 0)
     assert measured.prompt_id == "p9"
 
 
@@ -373,3 +374,23 @@ def test_one_row_of_a_batch_that_differs_is_found_with_the_seed_of_its_row() -> 
     decoder = Differing(gap=0.5)
     with pytest.raises(MismatchError, match="differs at token 1"):
         measure(runner_of(decoder), prompt=group)
+
+
+def test_every_row_of_a_batch_counts() -> None:
+    """In half precision: the first row is as it should be, the second excused, the others are not."""
+    outputs, gaps = [(1, 2, 3, 4), (1, 9, 3, 4), (1, 2, 9, 4), (1, 2, 3, 9)], [1e-5, 0.5, 0.25]
+
+    class Differing(FakeDecoder):
+        def generate(self, prompts: list[list[int]], *, config: SpecConfig, **options: Any) -> list[Generation]:
+            made = super().generate(prompts, config=config, **options)
+            rows = [replace(one, token_ids=ids) for one, ids in zip(made, outputs, strict=False)]
+            return made if config.is_off else rows
+
+        def tie_gap(self, *asked: Any) -> float:
+            return gaps[asked[2] - 1]
+
+    group = replace(PROMPTS[0], prompt_id="p9", companions=(PROMPTS[1], PROMPTS[2], PROMPTS[3]))
+    measured = measure(runner_of(Differing(dtype=torch.bfloat16)), prompt=group)
+    assert (measured.num_outputs, measured.num_excused, measured.num_different) == (4, 1, 2)
+    assert measured.identical is False
+    assert (measured.difference_index, measured.difference_gap) == (2, 0.5)

@@ -37,6 +37,14 @@ def test_divergence_is_told_with_its_gaps() -> None:
     }
 
 
+def test_every_output_of_a_batch_counts() -> None:
+    group = replace(SAME, num_outputs=8, num_tokens=400)
+    identity = TokenIdentity.of([group, replace(group, identical=False, num_different=3, num_excused=1), SAME])
+    assert (identity.num_compared, identity.num_tokens) == (17, 850)
+    assert (identity.num_different, identity.num_excused) == (3, 1)
+    assert identity.divergence_rate == pytest.approx(4 / 17)
+
+
 def test_without_differences_there_is_no_gap() -> None:
     identity = TokenIdentity.of([SAME])
     assert (identity.median_gap, identity.largest_gap, identity.divergence_rate) == (None, None, 0.0)

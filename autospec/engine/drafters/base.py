@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
 
 from torch import Tensor
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.cache import KVCache
 from autospec.engine.growth import Growing, Growth
-from autospec.engine.model import CausalLM
-from autospec.engine.rows import RowTokens
 from autospec.engine.termination import Stopping
 from autospec.engine.tree import TokenTree
 from autospec.errors import ConfigError
+
+D = TypeVar("D")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,31 +116,43 @@ class ForkedByCopy:
         return [copy(self) for _ in range(num_rows)]
 
 
+@dataclass(frozen=True, slots=True)
+class Question(Generic[D]):
+    """What a growing draft waits for.
+
+    Args:
+        drafter: Whose draft it is.
+        tree: The draft so far.
+        nodes: Behind which logits are wanted.
+    """
+
+    drafter: D
+    tree: Growing
+    nodes: Sequence[int]
+
+
 @runtime_checkable
 class DraftsTogether(Protocol):
-    """A forked drafter whose model can run for the rows of a batch at once; see `autospec.engine.drafting`.
+    """A forked drafter that is run for the rows of a batch at once; see `autospec.engine.drafting`.
 
     Attributes:
-        model: What runs.
-        cache: A row of the cache in which it runs.
+        shared: What those have in common that run at once, each the same object: weights, and a cache of all rows.
     """
 
     @property
-    def model(self) -> CausalLM: ...
-
-    @property
-    def cache(self) -> KVCache: ...
+    def shared(self) -> tuple[object, ...]: ...
 
     def begin(self, max_length: int) -> Growth | None:
         """Return how to grow the draft that `propose` would; None where there is none."""
         ...
 
-    def ask(self, tree: Growing, nodes: Sequence[int]) -> RowTokens:
-        """Return what must be run for the logits behind nodes, and take it for run."""
-        ...
+    @classmethod
+    def expand_all(cls, questions: Sequence[Question[Any]]) -> list[Tensor]:
+        """Return for each question what `Expander.expand` would: [nodes, vocab] float32 logits.
 
-    def read(self, logits: Tensor) -> Tensor:
-        """Turn the model's logits [n, ...] into those of the target's tokens: [n, vocab] float32."""
+        Args:
+            questions: Of different drafters that share what they run.
+        """
         ...
 
     def end(self) -> None:
@@ -190,8 +202,8 @@ class Drafter(Protocol):
 
 
 def drafts_together(drafter: object) -> bool:
-    """Return whether a drafter's model runs for all rows of a batch at once; see `DraftsTogether`."""
-    return all(hasattr(type(drafter), name) for name in ("begin", "ask", "read", "end"))
+    """Return whether a drafter is run for all rows of a batch at once; see `DraftsTogether`."""
+    return all(hasattr(type(drafter), name) for name in ("shared", "begin", "expand_all", "end"))
 
 
 def fork(drafter: Drafter, name: str, num_rows: int) -> Sequence[Drafter]:

@@ -17,11 +17,15 @@ import torch
 from torch import Tensor
 
 from autospec.engine.cache import KVCache
-from autospec.engine.drafters.base import DraftPlan, ForkedByCopy, Needs, Trail
+from autospec.engine.drafters.base import DraftPlan, Needs, Question, Trail
 from autospec.engine.drafters.checkpoint import HeadCheckpoint, read_checkpoint
-from autospec.engine.drafters.layer_parts import LayerParts
-from autospec.engine.growth import MODEL_SHAPES, Growing, grow
+from autospec.engine.drafters.layer_parts import LayerParts, beside, beside_rows
+from autospec.engine.drafters.slots import text_cache
+from autospec.engine.growth import MODEL_SHAPES, Growing, Growth, grow
+from autospec.engine.lean.attention import Attending
+from autospec.engine.masks import NewTokens
 from autospec.engine.model import CausalLM
+from autospec.engine.rows import FlatRows, RowTokens
 from autospec.engine.tree import TokenTree, empty_tree
 from autospec.errors import ModelError
 
@@ -82,24 +86,45 @@ class BlockModel:
         positions = cache.length + torch.arange(len(fused))
         for layer in range(self.num_layers):
             key, value = self._keys_and_values(layer, fused, positions)
-            cache.update(key, value, layer)
+            cache.update(key.transpose(1, 2), value.transpose(1, 2), layer)
         cache.advance(len(fused))
 
     @torch.inference_mode()
     def fill(self, token_id: int, cache: KVCache) -> Tensor:
         """Return what stands behind a token, whose features are not known yet: [block_size - 1, vocab] float32."""
+        block = self._block(token_id, cache)
+        new = NewTokens(cache.lengths, self.block_size, block.tree_mask)
+        states = self._target.embed(torch.tensor(block.token_ids))
+        return self._through(states, new.positions[0], beside(cache, new, states))[0]
+
+    @torch.inference_mode()
+    def fill_rows(self, token_ids: Sequence[int], caches: Sequence[KVCache]) -> Tensor:
+        """Fill the blocks of several rows of a cache at once, each as `fill` does: [rows, block_size - 1, vocab]."""
+        blocks = [self._block(token_id, cache) for token_id, cache in zip(token_ids, caches, strict=True)]
+        whole = caches[0].whole
+        flat = FlatRows(whole.lengths, blocks)
+        states = self._target.embed(flat.token_ids)
+        return self._through(states, flat.positions, beside_rows(whole, flat, states))
+
+    def _block(self, token_id: int, cache: KVCache) -> RowTokens:
+        everything = torch.ones(self.block_size, self.block_size, dtype=torch.bool)
+        return RowTokens(cache.place, [token_id] + [self._mask_id] * (self.block_size - 1), everything)
+
+    def _through(self, states: Tensor, positions: Tensor, attending: Attending) -> Tensor:
+        """Run blocks that stand at positions [rows * block_size]: [rows, block_size - 1, vocab] float32.
+
+        What they write behind the context is never counted, so the next block, or the next features, write over it.
+        """
         parts = self._parts
-        states = self._target.embed(torch.tensor([token_id] + [self._mask_id] * (self.block_size - 1)))
-        positions = cache.length + torch.arange(self.block_size)
         for layer in range(self.num_layers):
             name = f"layers.{layer}"
             normed = parts.norm(f"{name}.input_layernorm", states)
             query = parts.norm(f"{name}.self_attn.q_norm", parts.project(f"{name}.self_attn.q_proj", normed))
-            # Written behind the context and never counted, so the next block, or the next features, write over it.
-            keys, values = cache.update(*self._keys_and_values(layer, normed, positions), layer)
-            states = states + parts.attend(name, parts.rotate(query, positions), keys, values, None)
-            states = parts.feed_forward(name, states)
-        return self._target.head(parts.norm("norm", states[1:])).float()
+            key, value = self._keys_and_values(layer, normed, positions)
+            mixed = attending.mix(layer, parts.heads, parts.rotate(query, positions), key, value)
+            states = parts.feed_forward(name, states + parts.out(name, mixed))
+        behind = states.unflatten(0, (-1, self.block_size))[:, 1:]
+        return self._target.head(parts.norm("norm", behind)).float()
 
     def _keys_and_values(self, layer: int, inputs: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         name, parts = f"layers.{layer}.self_attn", self._parts
@@ -135,19 +160,20 @@ def _feature_layers(checkpoint: HeadCheckpoint, target: CausalLM) -> tuple[int, 
     return tuple(layer + 1 for layer in named)
 
 
-class BlockDrafter(ForkedByCopy):
+class BlockDrafter:
     """Every depth has one row, whatever the path that leads there (marginals, as DDTree, 2604.12989, makes trees of).
 
     Args:
         model: The draft network.
         source: Where it comes from.
+        cache: Of the network; see `text_cache`.
     """
 
     has_probs = True
     shapes = MODEL_SHAPES
 
-    def __init__(self, model: BlockModel, source: str) -> None:
-        self.model, self.source = model, f"block:{source}"
+    def __init__(self, model: BlockModel, source: str, cache: KVCache | None = None) -> None:
+        self.model, self.source, self._given = model, source, cache
         self.needs = Needs(hidden_layers=model.feature_layers)
 
     @classmethod
@@ -157,19 +183,47 @@ class BlockDrafter(ForkedByCopy):
         Raises:
             ModelError: They cannot be found or read, or do not fit the target.
         """
-        return cls(BlockModel(read_checkpoint(source, WEIGHT_FILES), target), source)
+        return cls(BlockModel(read_checkpoint(source, WEIGHT_FILES), target), f"block:{source}")
 
     def start(self, prompt_ids: Sequence[int], plan: DraftPlan) -> None:
         self._plan = plan
         self._text = list(prompt_ids)
-        self._cache = KVCache(plan.capacity + self.model.block_size)
+        self._cache = text_cache(self._given, plan.capacity + self.model.block_size)
         self._rows: Tensor | None = None  # of the block behind the newest token
 
+    def fork(self, num_rows: int) -> list[BlockDrafter]:
+        """Return drafters that share one cache; see `Forks`."""
+        cache = KVCache(0, num_rows)
+        return [BlockDrafter(self.model, self.source, cache.row(row)) for row in range(num_rows)]
+
     def propose(self, max_length: int) -> TokenTree:
+        how = self.begin(max_length)
+        return empty_tree() if how is None else grow(self, how)
+
+    @property
+    def shared(self) -> tuple[object, ...]:
+        """Network and cache; see `DraftsTogether`."""
+        return self.model, self._cache.whole
+
+    def begin(self, max_length: int) -> Growth | None:
+        """Return how to grow; see `DraftsTogether`."""
         length = min(max_length, self.model.block_size - 1)
         if length < 1 or self._cache.length == 0:
-            return empty_tree()
-        return grow(self, self._plan.growth(len(self._text), length))
+            return None
+        return self._plan.growth(len(self._text), length)
+
+    @classmethod
+    def expand_all(cls, questions: Sequence[Question[BlockDrafter]]) -> list[Tensor]:
+        """Fill the blocks of all rows at once; see `DraftsTogether`."""
+        waiting = [one.drafter for one in questions if one.drafter._rows is None]
+        if waiting:
+            newest, caches = [one._text[-1] for one in waiting], [one._cache for one in waiting]
+            for drafter, rows in zip(waiting, waiting[0].model.fill_rows(newest, caches), strict=True):
+                drafter._rows = rows
+        return [one.drafter.expand(one.tree, one.nodes) for one in questions]
+
+    def end(self) -> None:
+        """Keep the block, it holds until the next commit; see `DraftsTogether`."""
 
     def expand(self, tree: Growing, nodes: Sequence[int]) -> Tensor:
         """Return the logits behind nodes, those of one depth all the same; see `Expander`."""

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from autospec.engine.cache import KVCache
 from autospec.engine.drafters.checkpoint import HeadCheckpoint
-from autospec.engine.drafters.layer_parts import LayerParts
-from autospec.engine.masks import NewTokens, visible
+from autospec.engine.drafters.layer_parts import LayerParts, beside, beside_rows
+from autospec.engine.lean.attention import Attending
+from autospec.engine.masks import NewTokens
 from autospec.engine.model import CausalLM
+from autospec.engine.rows import FlatRows, RowTokens
 from autospec.errors import ModelError
 
 
@@ -102,17 +104,28 @@ class EagleModel:
         Returns:
             [n, width] the features it expects at positions i + 1.
         """
-        embedded = self._embed(token_ids)
-        if self.is_third:
-            states = hidden
-            inputs = torch.cat(
-                [self._parts.norm("layer.input_layernorm", embedded), self._parts.norm("layer.hidden_norm", hidden)],
-                -1,
-            )
-        else:
-            states = inputs = self._parts.linear("fc", torch.cat([embedded, hidden], dim=-1))
-        states = states + self._attend(inputs, cache, tree_mask, depths)
-        return self._parts.feed_forward("layer", states)
+        new = NewTokens(cache.lengths, len(token_ids), tree_mask, depths)
+        expected = self._through(token_ids, hidden, new.positions[0], beside(cache, new, hidden))
+        cache.advance(len(token_ids))
+        return expected
+
+    @torch.inference_mode()
+    def forward_rows(self, asked: Sequence[RowTokens], hidden: Tensor, cache: KVCache) -> Tensor:
+        """Run pairs of several rows at once; see `forward`.
+
+        Args:
+            asked: The tokens of each row.
+            hidden: [tokens, width] the features, row behind row.
+            cache: Of all rows; each is advanced by its own number of tokens.
+
+        Returns:
+            [tokens, width], row behind row.
+        """
+        flat = FlatRows(cache.lengths, asked)
+        expected = self._through(flat.token_ids, hidden, flat.positions, beside_rows(cache, flat, hidden))
+        for one in asked:
+            cache.lengths[one.row] += len(one.token_ids)
+        return expected
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
@@ -130,17 +143,18 @@ class EagleModel:
         own = self._parts.get("embed_tokens.weight")
         return self.target.embed(token_ids) if own is None else own[token_ids.to(own.device)]
 
-    def _attend(
-        self, inputs: Tensor, cache: KVCache, tree_mask: Tensor | None, depths: Sequence[int] | None
-    ) -> Tensor:
-        num_new, parts = len(inputs), self._parts
-        positions = cache.length + (torch.arange(num_new) if depths is None else torch.tensor(depths))
+    def _through(self, token_ids: Tensor, hidden: Tensor, positions: Tensor, attending: Attending) -> Tensor:
+        """Run pairs that stand at positions [n], whatever rows they belong to."""
+        parts, embedded = self._parts, self._embed(token_ids)
+        if self.is_third:
+            states, normed = hidden, parts.norm("layer.hidden_norm", hidden)
+            inputs = torch.cat([parts.norm("layer.input_layernorm", embedded), normed], -1)
+        else:
+            states = inputs = parts.linear("fc", torch.cat([embedded, hidden], dim=-1))
         query, key, value = (parts.project(f"layer.self_attn.{name}_proj", inputs) for name in "qkv")
-        causal = torch.ones(num_new, num_new, dtype=torch.bool).tril() if tree_mask is None else tree_mask
-        mask = visible(NewTokens(cache.lengths, num_new, causal))[:, None]
-        keys, values = cache.update(parts.rotate(key, positions), value, 0)
-        cache.advance(num_new)
-        return parts.attend("layer", parts.rotate(query, positions), keys, values, mask)
+        query, key = parts.rotate(query, positions), parts.rotate(key, positions)
+        states = states + parts.out("layer", attending.mix(0, parts.heads, query, key, value))
+        return parts.feed_forward("layer", states)
 
 
 def _with_one_naming(checkpoint: HeadCheckpoint) -> HeadCheckpoint:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autospec.config import SpecConfig
 from autospec.engine.cache import KVCache
-from autospec.engine.drafters.base import DraftPlan, Needs, Trail
+from autospec.engine.drafters.base import DraftPlan, Needs, Question, Trail
 from autospec.engine.drafters.slots import DraftSlots, num_run_nodes
 from autospec.engine.growth import MODEL_SHAPES, Growing, Growth, grow
 from autospec.engine.layers import keep_layers
@@ -98,45 +98,47 @@ class EarlyExitDrafter:
         return tree
 
     @property
-    def model(self) -> CausalLM:
-        """The layers that draft; see `DraftsTogether`."""
-        return self._model
-
-    @property
-    def cache(self) -> KVCache:
-        """The target's own; see `DraftsTogether`."""
-        return self._plan.target_cache
+    def shared(self) -> tuple[object, ...]:
+        """The layers that draft, and the target's own cache; see `DraftsTogether`."""
+        return self._model, self._cache.whole
 
     def begin(self, max_length: int) -> Growth | None:
         """Return how to grow; see `DraftsTogether`."""
         if max_length < 1:
             return None
-        self._num_committed = self.cache.length
+        self._num_committed = self._cache.length
         self._slots.clear()
         return self._plan.growth(len(self._text), max_length)
 
-    def ask(self, tree: Growing, nodes: Sequence[int]) -> RowTokens:
-        """Return what to run; see `DraftsTogether`."""
-        if nodes[0] == -1:
-            return RowTokens(self.cache.place, self._text[-1:])
-        placed = self._slots.place(tree, nodes)
-        token_ids = [tree.token_ids[node] for node in nodes]
-        return RowTokens(self.cache.place, token_ids, placed.tree_mask, placed.depths)
-
-    def read(self, logits: Tensor) -> Tensor:
-        """Return logits over the target's vocabulary; see `DraftsTogether`."""
-        return logits.float()
+    @classmethod
+    def expand_all(cls, questions: Sequence[Question[EarlyExitDrafter]]) -> list[Tensor]:
+        """Run the layers once for all of them; see `DraftsTogether`."""
+        first = questions[0].drafter
+        asked = [one.drafter._ask(one.tree, one.nodes) for one in questions]
+        return [logits.float() for logits, _ in first._model.forward_rows(asked, first._cache.whole)]
 
     def end(self) -> None:
         """Take back what was written into the target's cache; see `DraftsTogether`."""
-        self.cache.crop(0, self._num_committed)
+        self._cache.crop(0, self._num_committed)
 
     def expand(self, tree: Growing, nodes: Sequence[int]) -> Tensor:
         """Return the logits behind nodes; see `Expander`."""
-        asked = self.ask(tree, nodes)
+        asked = self._ask(tree, nodes)
         token_ids = torch.tensor([asked.token_ids])
-        logits = self._model.forward(token_ids, self.cache, tree_mask=asked.tree_mask, depths=asked.depths)
-        return self.read(logits[0])
+        logits = self._model.forward(token_ids, self._cache, tree_mask=asked.tree_mask, depths=asked.depths)
+        return logits[0].float()
 
     def commit(self, token_ids: Sequence[int], trail: Trail | None = None) -> None:
         self._text.extend(token_ids)
+
+    @property
+    def _cache(self) -> KVCache:
+        return self._plan.target_cache
+
+    def _ask(self, tree: Growing, nodes: Sequence[int]) -> RowTokens:
+        """Return what must be run for the logits behind nodes."""
+        if nodes[0] == -1:
+            return RowTokens(self._cache.place, self._text[-1:])
+        placed = self._slots.place(tree, nodes)
+        token_ids = [tree.token_ids[node] for node in nodes]
+        return RowTokens(self._cache.place, token_ids, placed.tree_mask, placed.depths)

@@ -8,11 +8,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, scaled_dot_product_attention, silu
+from torch.nn.functional import linear, silu
 
+from autospec.engine.cache import KVCache
 from autospec.engine.drafters.checkpoint import HeadCheckpoint
+from autospec.engine.lean.attention import Heads, OneLength, Padded
+from autospec.engine.masks import NewTokens, Windows
 from autospec.engine.model import CausalLM
+from autospec.engine.rows import FlatRows
 from autospec.errors import ModelError
+
+_KIND = "full_attention"
+_WINDOWS: Windows = {_KIND: None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,28 +151,39 @@ class LayerParts:
         gate, up = self.linear(f"{layer}.mlp.gate_proj", normed), self.linear(f"{layer}.mlp.up_proj", normed)
         return states + self.linear(f"{layer}.mlp.down_proj", silu(gate) * up)
 
+    @property
+    def heads(self) -> Heads:
+        """How every layer attends."""
+        shape = self.shape
+        return Heads(_KIND, shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.head_dim**-0.5)
+
     def project(self, name: str, inputs: Tensor) -> Tensor:
-        """Return queries, keys or values of [n, inputs]: [1, heads, n, head_dim]."""
-        return self.linear(name, inputs).view(1, len(inputs), -1, self.shape.head_dim).transpose(1, 2)
+        """Return queries, keys or values of [n, inputs]: [1, n, heads, head_dim]."""
+        return self.linear(name, inputs).view(1, len(inputs), -1, self.shape.head_dim)
 
     def rotate(self, states: Tensor, positions: Tensor) -> Tensor:
-        """Rotate queries or keys [1, heads, n, head_dim] to positions [n]."""
-        angles = positions.to(states.device)[:, None].float() * self.shape.frequencies.to(states.device)
+        """Rotate queries or keys [1, n, heads, head_dim] to positions [n]."""
+        angles = positions.to(states.device)[:, None, None].float() * self.shape.frequencies.to(states.device)
         cosine, sine = angles.cos().to(states.dtype), angles.sin().to(states.dtype)
         first, second = states.chunk(2, dim=-1)
         return torch.cat([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
 
-    def attend(self, layer: str, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """Return what attention makes of rotated queries [1, heads, n, head_dim]: [n, width].
+    def out(self, layer: str, mixed: Tensor) -> Tensor:
+        """Apply the output map of a layer's attention to mixed values [1, n, heads, head_dim]: [n, width]."""
+        return self.linear(f"{layer}.self_attn.o_proj", mixed[0].flatten(1))
 
-        Args:
-            layer: Prefix of the names of its output map.
-            query: The queries.
-            keys: [1, kv heads, m, head_dim].
-            values: Likewise.
-            mask: [1, 1, n, m] bool, which keys each query sees; None lets every query see every key.
-        """
-        repeats = self.shape.num_heads // self.shape.num_kv_heads
-        keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
-        mixed = scaled_dot_product_attention(query, keys, values, None if mask is None else mask.to(query.device))
-        return self.linear(f"{layer}.self_attn.o_proj", mixed.transpose(1, 2).reshape(query.shape[2], -1))
+
+def beside(cache: KVCache, new: NewTokens, like: Tensor) -> OneLength:
+    """Return how the new tokens of one text attend, in heads of full attention.
+
+    Args:
+        cache: Of the text.
+        new: The tokens.
+        like: Hidden states, whose device and number format masks get.
+    """
+    return OneLength(cache, new, _WINDOWS, like)
+
+
+def beside_rows(cache: KVCache, flat: FlatRows, like: Tensor) -> Padded:
+    """Return how new tokens of several texts attend, one row behind the other; see `beside`."""
+    return Padded(cache, flat, _WINDOWS, like)

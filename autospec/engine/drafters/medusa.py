@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from autospec.engine.drafters.base import DraftPlan, ForkedByCopy, Needs, Trail
+from autospec.engine.drafters.base import DraftPlan, ForkedByCopy, Needs, Question, Trail
 from autospec.engine.drafters.checkpoint import HeadCheckpoint, read_checkpoint
-from autospec.engine.growth import MODEL_SHAPES, Growing, grow
+from autospec.engine.growth import MODEL_SHAPES, Growing, Growth, grow
 from autospec.engine.model import CausalLM
 from autospec.engine.tree import TokenTree, empty_tree
 
@@ -55,10 +55,10 @@ class MedusaHeads:
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor, head: int) -> Tensor:
-        """Return what one head says: [vocab] float32.
+        """Return what one head says: [..., vocab] float32.
 
         Args:
-            hidden: [width] the target's last, normalised hidden state at position i.
+            hidden: [..., width] the target's last, normalised hidden state at position i.
             head: It guesses token i + 2 + head; token i + 1 is the target's own.
         """
         for weight, bias in self._blocks[head]:
@@ -105,10 +105,36 @@ class MedusaDrafter(ForkedByCopy):
         self._rows: dict[int, Tensor] = {}  # head -> its logits there
 
     def propose(self, max_length: int) -> TokenTree:
+        how = self.begin(max_length)
+        return empty_tree() if how is None else grow(self, how)
+
+    @property
+    def shared(self) -> tuple[object, ...]:
+        """The heads; see `DraftsTogether`."""
+        return (self.heads,)
+
+    def begin(self, max_length: int) -> Growth | None:
+        """Return how to grow; see `DraftsTogether`."""
         length = min(max_length, self.heads.num_heads)
         if length < 1 or self._hidden is None:
-            return empty_tree()
-        return grow(self, self._plan.growth(self._num_tokens, length))
+            return None
+        return self._plan.growth(self._num_tokens, length)
+
+    @classmethod
+    def expand_all(cls, questions: Sequence[Question[MedusaDrafter]]) -> list[Tensor]:
+        """Ask each head once, for all rows that have come to its depth; see `DraftsTogether`."""
+        waiting: dict[int, list[MedusaDrafter]] = {}
+        for one in questions:
+            for head in {one.tree.depth(node) for node in one.nodes} - set(one.drafter._rows):
+                waiting.setdefault(head, []).append(one.drafter)
+        for head, drafters in waiting.items():
+            hidden = [drafter._hidden for drafter in drafters if drafter._hidden is not None]
+            for drafter, row in zip(drafters, drafters[0].heads.logits(torch.stack(hidden), head), strict=True):
+                drafter._rows[head] = row
+        return [one.drafter.expand(one.tree, one.nodes) for one in questions]
+
+    def end(self) -> None:
+        """Keep what the heads said, it holds until the next commit; see `DraftsTogether`."""
 
     def expand(self, tree: Growing, nodes: Sequence[int]) -> Tensor:
         """Return the logits behind nodes, those of one depth all the same; see `Expander`."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autospec.config import SpecConfig
 from autospec.engine.cache import KVCache
-from autospec.engine.drafters.slots import DraftSlots, num_run_nodes
+from autospec.engine.drafters.slots import DraftSlots, num_run_nodes, text_cache
 from autospec.engine.growth import Growing
 from autospec.engine.model import CausalLM
 from autospec.engine.rows import RowTokens
@@ -42,12 +42,7 @@ class RunningModel:
         """
         self.text = list(token_ids)
         capacity = min(capacity, self.model.usable_length) + num_run_nodes(config)
-        if self._given is None:
-            self.cache = self.model.new_cache(capacity)
-        else:
-            self.cache = self._given
-            self.cache.reserve(capacity)
-            self.cache.crop(0, 0)
+        self.cache = text_cache(self._given or self.model.new_cache(capacity), capacity)
         self.num_cached = 0  # tokens of the text that are in the cache
         self._slots.clear()
 

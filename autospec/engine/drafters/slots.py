@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from autospec.config import SpecConfig
+from autospec.engine.cache import KVCache
 from autospec.engine.growth import Growing
 
 
@@ -79,6 +80,20 @@ def num_run_nodes(config: SpecConfig) -> int:
         return len(config.tree_paths)
     num_expanded = config.tree_width if config.tree_shape == "beam" else config.tree_nodes
     return config.draft_length * min(config.tree_nodes, num_expanded)
+
+
+def text_cache(given: KVCache | None, capacity: int) -> KVCache:
+    """Return an empty cache with room for a text.
+
+    Args:
+        given: Emptied and used, such as a row of a cache that other texts share; None makes one.
+        capacity: Tokens.
+    """
+    if given is None:
+        return KVCache(capacity)
+    given.reserve(capacity)
+    given.crop(0, 0)
+    return given
 
 
 def _is_chain(tree: Growing, num_nodes: int) -> bool:

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from autospec.engine.cache import KVCache
-from autospec.engine.drafters.base import DraftPlan, Needs, Trail
+from autospec.engine.drafters.base import DraftPlan, Needs, Question, Trail
 from autospec.engine.drafters.running import RunningModel
 from autospec.engine.growth import MODEL_SHAPES, Growing, Growth, grow
 from autospec.engine.model import CausalLM
-from autospec.engine.rows import RowTokens
 from autospec.engine.tree import TokenTree, empty_tree
 
 
@@ -48,9 +47,9 @@ class SmallModelDrafter:
         return empty_tree() if how is None else grow(self, how)
 
     @property
-    def cache(self) -> KVCache:
-        """Where its model runs; see `DraftsTogether`."""
-        return self.running.cache
+    def shared(self) -> tuple[object, ...]:
+        """Model and cache; see `DraftsTogether`."""
+        return self.model, self.running.cache.whole
 
     def begin(self, max_length: int) -> Growth | None:
         """Return how to grow; see `DraftsTogether`."""
@@ -58,23 +57,26 @@ class SmallModelDrafter:
         length = min(max_length, self.running.room)
         return None if length < 1 else self._plan.growth(len(self.running.text), length)
 
-    def ask(self, tree: Growing, nodes: Sequence[int]) -> RowTokens:
-        """Return what to run; see `DraftsTogether`."""
-        return self.running.ask(tree, nodes)
-
-    def read(self, logits: Tensor) -> Tensor:
-        """Return logits over the target's vocabulary; see `DraftsTogether`."""
-        return fit_vocabulary(logits.float(), self.vocab_size)
+    @classmethod
+    def expand_all(cls, questions: Sequence[Question[SmallModelDrafter]]) -> list[Tensor]:
+        """Run the model once for all of them; see `DraftsTogether`."""
+        running = questions[0].drafter.running
+        asked = [one.drafter.running.ask(one.tree, one.nodes) for one in questions]
+        answers = running.model.forward_rows(asked, running.cache.whole)
+        return [one.drafter._read(logits) for one, (logits, _) in zip(questions, answers, strict=True)]
 
     def end(self) -> None:
         """Leave the draft where it is, its nodes may become text; see `DraftsTogether`."""
 
     def expand(self, tree: Growing, nodes: Sequence[int]) -> Tensor:
         """Return the logits behind nodes; see `Expander`."""
-        return self.read(self.running.run_text() if nodes[0] == -1 else self.running.run_nodes(tree, nodes))
+        return self._read(self.running.run_text() if nodes[0] == -1 else self.running.run_nodes(tree, nodes))
 
     def commit(self, token_ids: Sequence[int], trail: Trail | None = None) -> None:
         self.running.extend(token_ids)
+
+    def _read(self, logits: Tensor) -> Tensor:
+        return fit_vocabulary(logits.float(), self.vocab_size)
 
 
 def fit_vocabulary(logits: Tensor, vocab_size: int) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
@@ -23,6 +24,8 @@ from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.cache import KVCache
 from autospec.engine.decoder import SpeculativeDecoder
 from autospec.engine.drafters import Drafter, DraftPlan, Trail
+from autospec.engine.drafters.base import fork
+from autospec.engine.drafting import propose_all
 from autospec.engine.model import CausalLM
 from autospec.engine.session import Job, Session
 from autospec.engine.termination import Stopping
@@ -157,6 +160,60 @@ class Checks:
             if first.draft_probs is not None:
                 torch.testing.assert_close(other.draft_probs, first.draft_probs, rtol=1e-3, atol=1e-4)
 
+    def check_batch(self, target: CausalLM, drafter: Drafter, config: SpecConfig, sampling: SamplingParams) -> None:
+        """Laws 1 to 3 row by row: each takes the steps that it takes alone, whoever joins and leaves beside it."""
+        prompts = (*self.prompts, self.prompts[0][:3], self.prompts[1][2:])
+        alone, together = (
+            SpeculativeDecoder(target, {"drafter": drafter}).generate(
+                prompts,
+                config=config,
+                sampling=sampling,
+                max_new_tokens=self.num_tokens,
+                ignore_eos=True,
+                batch_size=size,
+            )
+            for size in (1, 3)
+        )
+        for one, two in zip(together, alone, strict=True):
+            assert one.token_ids == two.token_ids
+            assert one.stats.num_drafted == two.stats.num_drafted
+            assert one.stats.position_tested == two.stats.position_tested
+            assert one.stats.position_accepted == two.stats.position_accepted
+
+    def check_drafts_together(
+        self, target: CausalLM, drafter: Drafter, config: SpecConfig, sampling: SamplingParams
+    ) -> None:
+        """Every row drafts what it drafts alone, at two places of its text, whatever the others draft."""
+        text = [*self.prompts[0], *self.prompts[1]]
+        rows = [Row(text, 3), Row(text[4:13], 1), Row(text[2:6], 0), Row(text[5:], 3)]
+        alone = []
+        for row in rows:
+            cache, num_known = row.start(target, drafter, config, sampling), len(row.text) - 2
+            for end in (num_known, len(row.text)):
+                row.tell(target, drafter, cache, end)
+                alone.append(drafter.propose(row.limit))
+        forked = fork(drafter, "drafter", len(rows))
+        caches = [row.start(target, one, config, sampling) for row, one in zip(rows, forked, strict=True)]
+        for place in (0, 1):
+            for row, one, cache in zip(rows, forked, caches, strict=True):
+                row.tell(target, one, cache, len(row.text) - 2 * (1 - place))
+            limits = zip(forked, rows, strict=True)
+            trees = propose_all([(one, row.limit, lambda method: nullcontext()) for one, row in limits])
+            for own, tree in zip(alone[place::2], trees, strict=True):
+                assert tree.token_ids.tolist() == own.token_ids.tolist()
+                assert tree.parents == own.parents
+                if own.draft_probs is not None:
+                    torch.testing.assert_close(tree.draft_probs, own.draft_probs, rtol=1e-3, atol=1e-4)
+        assert sum(tree.num_nodes for tree in alone) > 0
+
+    def check_mixed_rows_are_seen(self, target: CausalLM, drafter: Drafter, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Control: a drafter that runs for all rows at once, and gives each what is another's, does not pass."""
+        forked: Any = type(fork(drafter, "drafter", 1)[0])
+        run = forked.expand_all
+        monkeypatch.setattr(forked, "expand_all", classmethod(lambda cls, questions: run(questions)[::-1]))
+        with pytest.raises(AssertionError):
+            self.check_drafts_together(target, drafter, SpecConfig("drafter", 3), SAMPLED)
+
     def check_replay(self, target: CausalLM, drafter: Drafter, config: SpecConfig, sampling: SamplingParams) -> None:
         """What a trace gives for a configuration, once the missing drafts are added, is what a live run gives."""
         config = config if sampling.is_greedy else replace(config, accept_rule="exact")
@@ -190,6 +247,29 @@ class Checks:
             for row, output in enumerate(self.generate(target, drafter, config, GREEDY)):
                 assert replay.stats(row).num_drafted == output.stats.num_drafted
                 assert replay.stats(row).position_accepted == output.stats.position_accepted
+
+
+@dataclass
+class Row:
+    """A text that a drafter is brought along, and the longest path of its drafts there."""
+
+    text: list[int]
+    limit: int
+
+    def start(self, target: CausalLM, drafter: Drafter, config: SpecConfig, sampling: SamplingParams) -> KVCache:
+        """Begin with all but the last three tokens as the prompt; return the target's cache."""
+        plan = DraftPlan(config, sampling, 3, 100, Stopping(config), KVCache(100))
+        drafter.start(self.text[:-3], plan)
+        return plan.target_cache
+
+    def tell(self, target: CausalLM, drafter: Drafter, cache: KVCache, end: int) -> None:
+        """Commit what comes next up to `end`, as a session does: the target has been run on all but the last."""
+        place, wants = cache.length, drafter.needs
+        layers, new = wants.hidden_layers, torch.tensor([self.text[place : end - 1]])
+        logits, hidden = target.forward_with_hidden(new, cache, layers)
+        trail = Trail(place, logits[0], hidden[0] if layers else None)
+        first = place + 1 if place else len(self.text) - 3
+        drafter.commit(self.text[first:end], trail if wants.anything else None)
 
 
 class OverconfidentDrafter:
@@ -265,6 +345,9 @@ LAWS: dict[str, Callable[..., None]] = {
     "cache": Checks.check_target_cache,
     "greedy_drafts": partial(Checks.check_path_independence, sampling=GREEDY),
     "sampled_drafts": partial(Checks.check_path_independence, sampling=SAMPLED),
+    "greedy_batch": partial(Checks.check_batch, sampling=GREEDY),
+    "sampled_batch": partial(Checks.check_batch, sampling=SAMPLED),
+    "drafts_together": partial(Checks.check_drafts_together, sampling=SAMPLED),
     "greedy_replay": partial(Checks.check_replay, sampling=GREEDY),
     "sampled_replay": partial(Checks.check_replay, sampling=SAMPLED),
 }

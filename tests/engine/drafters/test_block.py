@@ -84,6 +84,10 @@ def test_laws(law: Any, target: CausalLM, drafter: Drafter, config: SpecConfig) 
     law(target, drafter, config)
 
 
+def test_rows_that_are_mixed_up_are_seen(target: CausalLM, drafter: Drafter, checks: Any, monkeypatch: Any) -> None:
+    checks.check_mixed_rows_are_seen(target, drafter, monkeypatch)
+
+
 def test_the_distribution_is_the_target_s(law_2: Any, tiny_model: Any, tmp_path: Path) -> None:
     target = CausalLM(tiny_model("qwen3", num_layers=4, vocab_size=4), "target")
     law_2(target, BlockDrafter.load(save(tmp_path), target))

@@ -110,6 +110,10 @@ def test_laws(law: Any, target: CausalLM, drafter: Drafter, config: SpecConfig) 
     law(target, drafter, config)
 
 
+def test_rows_that_are_mixed_up_are_seen(target: CausalLM, drafter: Drafter, checks: Any, monkeypatch: Any) -> None:
+    checks.check_mixed_rows_are_seen(target, drafter, monkeypatch)
+
+
 def test_what_a_trace_lacks_is_added(target: CausalLM, drafter: Drafter, checks: Any, tmp_path: Path) -> None:
     checks.check_replay_on_demand(target, drafter, tmp_path)
 

@@ -98,6 +98,10 @@ def test_laws(law: Any, target: CausalLM, drafter: Drafter, config: SpecConfig) 
     law(target, drafter, config)
 
 
+def test_rows_that_are_mixed_up_are_seen(target: CausalLM, drafter: Drafter, checks: Any, monkeypatch: Any) -> None:
+    checks.check_mixed_rows_are_seen(target, drafter, monkeypatch)
+
+
 @pytest.fixture(scope="module")
 def target_of_few_tokens(kind: str, tmp_path_factory: pytest.TempPathFactory) -> CausalLM:
     folder = tmp_path_factory.mktemp(kind)

@@ -34,8 +34,8 @@ from autospec.replay.tables import StepTable
 from autospec.replay.trace import Trace
 
 _Ends, _Earlier = dict[tuple[int, ...], int], dict[tuple[int, int], int]  # of the n-gram drafter
-# Records drafts of a configuration at positions: (key, configuration, positions, longest path).
-Extender = Callable[[str, SpecConfig, NDArray[np.int64], int], None]
+# Records drafts of a configuration at all positions: (key, configuration, longest path).
+Extender = Callable[[str, SpecConfig, int], None]
 
 
 @runtime_checkable
@@ -68,8 +68,7 @@ class RecordedDrafter:
 
     def begin(self, row: int) -> None:
         """See `FollowsRows`."""
-        starts = self._shelf.trace.position_starts
-        self._first, self._end = int(starts[row]), int(starts[row + 1])
+        self._first = int(self._shelf.trace.position_starts[row])
 
     def start(self, prompt_ids: Sequence[int], plan: DraftPlan) -> None:
         if plan.config.stop_rule == "adaptive":
@@ -87,7 +86,7 @@ class RecordedDrafter:
         if step.is_missing:
             if self._extend is None:
                 raise ReplayMiss(f"every draft that is reached must be recorded, but one of {self._key!r} is not")
-            self._extend(self._key, self._config, np.arange(self._first, self._end), max_length)
+            self._extend(self._key, self._config, max_length)
             return self.propose(max_length)
         self.calls += int(step.calls)
         self.run += int(step.run)
@@ -215,8 +214,7 @@ class StoredDrafter:
 
     def begin(self, row: int) -> None:
         """See `FollowsRows`."""
-        starts = self._trace.position_starts
-        self._first, self._end = int(starts[row]), int(starts[row + 1])
+        self._first = int(self._trace.position_starts[row])
 
     def start(self, prompt_ids: Sequence[int], plan: DraftPlan) -> None:
         if plan.config.stop_rule == "adaptive":
@@ -235,7 +233,7 @@ class StoredDrafter:
             return TokenTree(torch.tensor(found[0], dtype=torch.int64), tuple(found[1]))
         if self._extend is None:
             raise ReplayMiss(f"every draft that is reached must be recorded, but one of {self._name!r} is not")
-        self._extend(self._name, config, np.arange(self._first, self._end), max_length)
+        self._extend(self._name, config, max_length)
         assert (self._place, max_length) in self._trace.stored(config)
         return self.propose(max_length)
 

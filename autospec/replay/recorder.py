@@ -24,7 +24,7 @@ from autospec.engine.sampling import to_probs
 from autospec.errors import ConfigError, ReplayError
 from autospec.replay.asking import Asking
 from autospec.replay.forest import Rows
-from autospec.replay.modelling import Modelling
+from autospec.replay.modelling import Modelling, chain_shape
 from autospec.replay.running import draft_model, rows_of
 from autospec.replay.textual import TEXT_DRAFTERS
 from autospec.replay.trace import Trace, TracePrompt
@@ -40,7 +40,11 @@ class RecordingBudget:
     Args:
         max_depth: Longest draft.
         width: Candidates of a node.
-        max_nodes: Nodes of the best-first tree that is recorded at every position; 0 records chains only.
+        max_nodes: Nodes of the trees that are recorded at every position; smaller ones of the same shape and width are
+            part of them. 0 records chains only.
+        tree_widths: Children of a node in best-first trees, one tree for each, because these do not nest; none takes
+            `width`.
+        beam_widths: Of beams, likewise; none records no beam.
         exit_layers: Of a target that drafts itself.
         draft_temperatures: Of drafters, under sampling; -1 is that of the target.
         max_bytes: Most a trace may take, whatever is added to it.
@@ -49,13 +53,32 @@ class RecordingBudget:
     max_depth: int = 16
     width: int = 8
     max_nodes: int = 16
+    tree_widths: tuple[int, ...] = ()
+    beam_widths: tuple[int, ...] = ()
     exit_layers: tuple[int, ...] = (0,)
     draft_temperatures: tuple[float, ...] = (-1.0,)
     max_bytes: int = 1 << 30
 
+    def shapes(self) -> list[SpecConfig]:
+        """Return what is grown at every position: chains, best-first trees, beams."""
+        chain = chain_shape(self.max_depth)
+        if not self.max_nodes:
+            return [chain]
+        kinds = [("best_first", width) for width in self.tree_widths or (self.width,)]
+        kinds += [("beam", width) for width in self.beam_widths]
+        return [
+            chain,
+            *(replace(chain, tree_shape=kind, tree_width=width, tree_nodes=self.max_nodes) for kind, width in kinds),
+        ]
+
     def estimate_bytes(self, num_tokens: int, num_positions: int, num_forests: int) -> int:
-        """Return about how large a trace will be; half of the positions are taken to leave the text."""
-        nodes = num_positions * (1 + (self.max_depth + self.max_nodes) // 2)
+        """Return about how large a trace will be.
+
+        Half of the positions are taken to leave the text, and every shape to expand an eighth of its budget that none
+        before it did.
+        """
+        others = max(len(self.shapes()) - 2, 0) * self.max_nodes // 4
+        nodes = num_positions * (1 + (self.max_depth + self.max_nodes + others) // 2)
         drawn = num_positions * (12 * self.max_depth + 16)
         return num_tokens * (4 + 8 * NUM_CANDIDATES) + num_forests * (nodes * (12 * self.width + 12) + drawn)
 
@@ -141,30 +164,33 @@ class Recorder:
         num_entries = len(list(self._entries(sampling or SamplingParams())))
         return self.budget.estimate_bytes(num_tokens, num_positions, num_entries)
 
-    def extend(self, trace: Trace, key: str, config: SpecConfig, positions: NDArray[np.int64], limit: int) -> None:
-        """Add to a trace what a configuration drafts.
+    def extend(
+        self, trace: Trace, key: str, configs: Sequence[SpecConfig], positions: NDArray[np.int64], limit: int
+    ) -> None:
+        """Add to a trace what configurations draft, all of them at once.
 
         Args:
             trace: Changed.
             key: Under which the drafter was recorded, or its name where it shows no probabilities.
-            config: What is drafted.
+            configs: What is drafted.
             positions: Where.
             limit: Longest path.
 
         Raises:
             ReplayError: The trace would become larger than the budget allows, or the decoder has no such drafter.
         """
-        num_nodes = limit if config.tree_shape == "chain" else max(config.tree_nodes, len(config.tree_paths)) + limit
-        self._check_size(trace.num_bytes + len(positions) * num_nodes * (12 * self.budget.width + 12))
+        self._check_size(trace.num_bytes + len(positions) * _num_nodes(configs, limit) * (12 * self.budget.width + 12))
         name = key.partition("~")[0].partition("@")[0]
         if name not in self.decoder.drafters:
             raise ReplayError(f"a draft is added by a decoder with its drafter, {name!r}, but it was not given")
         if self._model(name, key) is not None:
-            Modelling(self.decoder, trace, self.budget).extend(key, config, positions, limit)
-        elif key in trace.forests:
-            Asking(self.decoder, trace).extend(key, config, positions, limit)
-        else:
-            Asking(self.decoder, trace).store(name, config, positions, limit)
+            Modelling(self.decoder, trace, self.budget).extend(key, configs, positions, limit)
+            return
+        for config in configs:
+            if key in trace.forests:
+                Asking(self.decoder, trace).extend(key, config, positions, limit)
+            else:
+                Asking(self.decoder, trace).store(name, config, positions, limit)
 
     def _check_size(self, num_bytes: int) -> None:
         if num_bytes > self.budget.max_bytes:
@@ -225,3 +251,13 @@ class Recorder:
             Modelling(self.decoder, trace, self.budget).record(key, config)
         else:
             Asking(self.decoder, trace).record(key, config, self.budget.width, self.budget.max_nodes)
+
+
+def _num_nodes(configs: Sequence[SpecConfig], limit: int) -> int:
+    """Return about how many nodes configurations expand at a position; those of one shape and width share theirs."""
+    sizes: dict[tuple[str, int], int] = {}
+    for config in configs:
+        own = 0 if config.tree_shape == "chain" else max(config.tree_nodes, len(config.tree_paths))
+        kind = config.tree_shape, config.tree_width
+        sizes[kind] = max(sizes.get(kind, 0), own + limit)
+    return sum(sizes.values())

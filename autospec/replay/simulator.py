@@ -100,6 +100,9 @@ class Simulator:
         ends: [prompts] after how many tokens each output ends; see `output_ends`. None goes on behind an end of text.
         sampling: What is asked about; its seed does not count. None takes what was recorded.
 
+    Attributes:
+        may_record: Whether what is missed is recorded now; otherwise it raises `ReplayMiss`, as without a recorder.
+
     Raises:
         ReplayError: The trace was recorded under other sampling, or with fewer tokens.
     """
@@ -118,12 +121,17 @@ class Simulator:
         _check_sampling(trace, trace.sampling if sampling is None else sampling)
         self.trace, self.costs, self._recorder = trace, dict(costs or {}), recorder
         given = drafters if drafters is not None or recorder is None else recorder.decoder.drafters
+        self.may_record = True
         self._given = dict(given or {})
         self._made: dict[tuple[str, str], Drafter | None] = {}
         self._texts = dict[str, ChainTables]()
         self.route = _route(trace, max_new_tokens, ends)
         self.shelf = Shelf(trace, self.costs, np.maximum(self.route.left - 1, 0))
         self._follower = Follower(trace, self.route, self.costs)
+
+    @property
+    def _recorder_now(self) -> Recorder | None:
+        return self._recorder if self.may_record else None
 
     @property
     def drafters(self) -> Mapping[str, Drafter]:
@@ -147,7 +155,17 @@ class Simulator:
         if not tables:
             return []
         visited = walk_plain(np.stack([table.accepted for table in tables]), self.route)
-        return [self._seen(*one) for one in zip(configs, tables, visited, strict=True)]
+        lacks = [bool((seen & table.is_missing).any()) for seen, table in zip(visited, tables, strict=True)]
+        found = [
+            None if lack else self._seen(*one)
+            for lack, one in zip(lacks, zip(configs, tables, visited, strict=True), strict=True)
+        ]
+        if any(lacks):
+            lacking = [(config, table) for config, table, lack in zip(configs, tables, lacks, strict=True) if lack]
+            self._extend(lacking)
+            added = iter(self.replay_all([config for config, _ in lacking]))
+            return [next(added) if one is None else one for one in found]
+        return [one for one in found if one is not None]
 
     def steps(self, config: SpecConfig) -> StepTable:
         """Return the step at every position that may be visited; a rule with state is walked first."""
@@ -206,11 +224,10 @@ class Simulator:
 
     def _part_drafter(self, config: SpecConfig, name: str) -> Drafter:
         extend: Extender | None = None
-        if self._recorder is not None:
-            recorder = self._recorder
+        if (recorder := self._recorder_now) is not None:
 
-            def extend(key: str, wanted: SpecConfig, positions: NDArray[np.int64], limit: int) -> None:
-                recorder.extend(self.trace, key, wanted, positions, limit)
+            def extend(key: str, wanted: SpecConfig, limit: int) -> None:
+                recorder.extend(self.trace, key, [wanted], np.arange(self.trace.num_positions), limit)
 
         if (key := self.key_of(config, name)) is not None:
             return RecordedDrafter(self.shelf, key, extend)
@@ -292,29 +309,34 @@ class Simulator:
 
     def _seen(self, config: SpecConfig, table: StepTable, visited: NDArray[np.bool_]) -> Replay:
         places = np.nonzero(visited)[0]
-        missing = places[table.is_missing[places]]
-        if len(missing):
-            if self._recorder is None:
-                raise ReplayMiss(
-                    f"every draft that is reached must be recorded, but under {config.short()} those at "
-                    f"{len(missing)} positions are not"
-                )
-            self._extend(config, missing)
-            return self.replay(config)
         names = ("nodes", "depth", "accepted", "tested", "calls", "run")
         counts = {name: getattr(table, name)[places] for name in names}
         prompts, contexts = self.trace.prompt_of[places], self.trace.contexts[places]
         return Replay(config, prompts, contexts, dropped=self._dropped(places, counts["accepted"]), **counts)
 
-    def _extend(self, config: SpecConfig, missing: NDArray[np.int64]) -> None:
-        """Record what a configuration drafts at positions; what cannot be recorded must not be tried for ever."""
-        assert self._recorder is not None
-        keys = [key for name in config.drafter_names if (key := self.key_of(config, name)) is not None]
-        before = [(self.trace.forests[key].num_nodes, id(self.trace.drawn.get(key))) for key in keys]
-        for key in keys:
-            self._recorder.extend(self.trace, key, config, missing, config.draft_length)
-        if before == [(self.trace.forests[key].num_nodes, id(self.trace.drawn.get(key))) for key in keys]:
-            raise ReplayMiss(f"every draft that is reached must be recorded, but those of {config.short()} cannot be")
+    def _extend(self, lacking: Sequence[tuple[SpecConfig, StepTable]]) -> None:
+        """Record what configurations draft where something is missing; they are batched by drafter.
+
+        What cannot be recorded must not be tried for ever.
+        """
+        first = lacking[0][0].short()
+        recorder = self._recorder_now
+        if recorder is None:
+            raise ReplayMiss(
+                f"every draft that is reached must be recorded, but those of {first} at "
+                f"{int(lacking[0][1].is_missing.sum())} positions are not"
+            )
+        by_key: dict[str, dict[SpecConfig, NDArray[np.bool_]]] = {}
+        for config, table in lacking:
+            keys = [key for name in config.drafter_names if (key := self.key_of(config, name)) is not None]
+            for key in keys:
+                by_key.setdefault(key, {})[config] = table.is_missing
+        before = [(self.trace.forests[key].num_nodes, id(self.trace.drawn.get(key))) for key in by_key]
+        for key, missing in by_key.items():
+            positions = np.nonzero(np.any(list(missing.values()), axis=0))[0]
+            recorder.extend(self.trace, key, list(missing), positions, max(one.draft_length for one in missing))
+        if before == [(self.trace.forests[key].num_nodes, id(self.trace.drawn.get(key))) for key in by_key]:
+            raise ReplayMiss(f"every draft that is reached must be recorded, but those of {first} cannot be")
 
     def _dropped(self, places: NDArray[np.int64], accepted: NDArray[np.int16]) -> NDArray[np.int64]:
         """Return how many tokens each prompt's last step wrote behind the end of its output."""

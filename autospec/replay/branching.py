@@ -1,11 +1,11 @@
 """Trees of recorded drafters, grown at many positions at once; the array form of `autospec.engine.growth`.
 
 Depth by depth, so that one growth gives the trees of every depth limit. It gives those of every smaller budget, too,
-and of every cumulative threshold. What was seen, sorted by probability, begins with what a smaller budget keeps: a node
-that only the larger one saw stands behind one that the smaller one cut, is no more probable than that, and bounds only
-rise. A threshold cuts the same list at a probability. So only shape and width make another growth. Trees of another
-width do not nest: a wider one keeps siblings in place of what a narrower one would have expanded below them, and a
-wider beam may carry on none of a narrower one's nodes.
+and of every cumulative threshold. What was seen, sorted by probability, begins with what a smaller budget keeps: a
+node that only the larger one saw stands behind one that the smaller one cut, is no more probable than that, and bounds
+only rise. A threshold cuts the same list at a probability. So only shape and width make another growth. Trees of
+another width do not nest: a wider one keeps siblings in place of what a narrower one would have expanded below them,
+and a wider beam need not carry on a narrower one's nodes.
 
 Knows no model: what was not recorded is asked for, or marked as lacking.
 """

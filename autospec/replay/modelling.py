@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,14 +21,12 @@ from autospec.engine.model import CausalLM
 from autospec.engine.sampling import Use, pick, to_probs, uniform
 from autospec.errors import ReplayError
 from autospec.replay.branching import plant_layers
+from autospec.replay.budget import RecordingBudget, chain_shape
 from autospec.replay.forest import DraftForest, Drawn, Ints, Rows
 from autospec.replay.ranking import grow_paths
 from autospec.replay.running import Roots, TextsRunner, draft_model, rows_of
 from autospec.replay.shelf import wanted_of
 from autospec.replay.trace import Trace
-
-if TYPE_CHECKING:
-    from autospec.replay.recorder import RecordingBudget
 
 # Positions of each text whose drafts are run together: more make larger forwards, but every node is masked from the
 # others, which costs as much as running it where a text has a few hundred tokens.
@@ -98,18 +95,17 @@ class Modelling:
         """Record a drafter under a name; the configuration tells its temperature."""
         trace, model, sampling = self.trace, self._model(key), config.draft_sampling(self.trace.sampling)
         caps = np.maximum(model.usable_length - trace.contexts + 1, 0).astype(np.int32)
-        rows = [
-            rows_of(logits, self.budget.width, sampling)
-            for group in self._groups(model)
-            for logits in self._read(group)
-        ]
+        rows, groups = list[Rows](), list[_Group]()
+        for group in self._groups(model):
+            rows += [rows_of(logits, self.budget.width, sampling) for logits in self._read(group)]
+            groups = [group] if len(group.rows) == len(trace.prompts) else []  # only so many texts are held at once
         forest = DraftForest.of_positions(Rows.join(rows), caps)
         has_next = np.ones(trace.num_positions, dtype=np.bool_)
         has_next[trace.position_starts[1:] - 1] = False
         forest.join_text(trace.next_tokens, has_next)
         trace.forests[key] = forest
         every = np.arange(trace.num_positions)
-        self._plant(key, self.budget.shapes(), every, self.budget.max_depth, sampling)
+        self._plant(key, self.budget.shapes(), every, self.budget.max_depth, groups)
         if not sampling.is_greedy:
             self._record_drawn(key, sampling, self.budget.max_depth)
 
@@ -124,7 +120,7 @@ class Modelling:
         if any(config.tree_shape == "chain" for config in configs) and not sampling.is_greedy:
             self._record_drawn(key, sampling, limit)
         if shapes:
-            self._plant(key, list(shapes), positions, limit, sampling)
+            self._plant(key, list(shapes), positions, limit)
 
     def _plant(
         self,
@@ -132,17 +128,17 @@ class Modelling:
         configs: Sequence[SpecConfig],
         positions: NDArray[np.int64],
         limit: int,
-        sampling: SamplingParams,
+        groups: Sequence[_Group] = (),
     ) -> None:
-        """Grow trees at positions, and record all that they expand."""
+        """Grow trees at positions, and record all that they expand; groups of texts that were read may be given."""
         trace, forest = self.trace, self.trace.forests[key]
         limits = np.minimum(np.minimum(trace.left() - 1, limit), forest.caps)
+        sampling = SpecConfig("x", 1, draft_temperature=_temperature(key)).draft_sampling(trace.sampling)
         layered = [config for config in configs if not config.tree_paths]
-        for group in self._groups(self._model(key)):
-            adder, is_read = _Adder(forest, group.runner, group.roots, sampling), False
+        for group in groups or self._groups(self._model(key)):
+            adder = _Adder(forest, group.runner, group.roots, sampling)
             for places in group.chunks(positions, trace):
-                if not is_read:
-                    is_read = True
+                if not group.runner.has_read:
                     for _ in self._read(group):
                         pass
                 wanted = wanted_of(trace, places, limits)
@@ -206,9 +202,9 @@ class Modelling:
         return to_probs(logits[first:-1], self.trace.sampling)
 
 
-def chain_shape(length: int) -> SpecConfig:
-    """Return chains as trees are grown: one child each."""
-    return SpecConfig("x", 1, tree_shape="best_first", tree_width=1, tree_nodes=length)
+def _temperature(key: str) -> float:
+    """Return the temperature under which a drafter was recorded; -1 is that of the target."""
+    return float(key.partition("~")[2] or -1.0)
 
 
 def _coupled(target: Tensor, drafter: Tensor, own: Tensor) -> Tensor:

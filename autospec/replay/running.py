@@ -59,6 +59,11 @@ class TextsRunner:
         self._slots = np.zeros(0, dtype=np.int64)  # of each node in the cache of its text; -1 where it is not
         self._most = max(_LEAST_AT_ONCE, _LOGITS_AT_ONCE // model.vocab_size)
 
+    @property
+    def has_read(self) -> bool:
+        """Whether every text is in the cache."""
+        return min(self._cache.lengths) > 0
+
     def read(self, row: int, contexts: NDArray[np.int64]) -> Tensor:
         """Run a text, and return the logits behind so many of its tokens: [n, vocab].
 

@@ -26,6 +26,7 @@ from autospec.replay.tables import StepTable
 from autospec.replay.textual import CHAIN_KNOBS, TEXT_DRAFTERS, ChainTables, drafts_everywhere, lookup_of, made_of
 from autospec.replay.trace import Trace
 from autospec.replay.walking import Route, walk_adaptive, walk_heuristic, walk_plain
+from autospec.replay.windowing import RecordedLookahead
 from autospec.rules import ACCEPT_RULES
 
 
@@ -129,6 +130,54 @@ class Simulator:
         self.shelf = Shelf(trace, self.costs, np.maximum(self.route.left - 1, 0))
         self._follower = Follower(trace, self.route, self.costs)
 
+    def parts_to_record(self, config: SpecConfig) -> tuple[str, ...]:
+        """Return the parts of a trace that a configuration reads and a recorder can add to.
+
+        Raises:
+            ReplayError: There is no recorder, or a drafter was recorded otherwise.
+        """
+        if self._recorder is None:
+            raise ReplayMiss("what was not recorded can be added by a recorder only, but there is none")
+        found = []
+        for name in config.drafter_names:
+            if isinstance(lookup := self._lookup(name), RecordedLookahead):
+                found.append(f"windows/{config.lookahead_window}")
+            elif lookup is None:
+                found.append(self.key_of(config, name) or name)
+        return tuple(found)
+
+    def seconds_to_record(self, configs: Sequence[SpecConfig]) -> float:
+        """Return about how long it takes to record what configurations read that read the same parts of the trace."""
+        seconds, recorder = 0.0, self._recorder
+        assert recorder is not None
+        for part in self.parts_to_record(configs[0]):
+            kind, _, size = part.partition("/")
+            if kind == "windows":
+                depth = max(config.lookahead_ngram for config in configs) - 1
+                seconds += recorder.seconds_to_look_ahead(self.trace, int(size), depth)
+            else:
+                seconds += recorder.seconds_to_extend(self.trace, part, configs)
+        return seconds
+
+    def record(self, configs: Sequence[SpecConfig]) -> None:
+        """Record what configurations would miss, of all of them at once; those that are refused are left out.
+
+        Raises:
+            ReplayError: It cannot be recorded.
+        """
+        self._look_ahead(configs)
+        lacking = []
+        for config in configs:
+            try:
+                self._refuse(config)
+                table = self.steps(config)
+            except ReplayError:
+                continue
+            if table.is_missing.any():
+                lacking.append((config, table))
+        if lacking:
+            self._extend(lacking)
+
     @property
     def _recorder_now(self) -> Recorder | None:
         return self._recorder if self.may_record else None
@@ -151,6 +200,7 @@ class Simulator:
         """
         for config in configs:
             self._refuse(config)
+        self._look_ahead(configs)
         tables = [self.steps(config) for config in configs]
         if not tables:
             return []
@@ -187,6 +237,18 @@ class Simulator:
         if config.tree_paths:
             return StepTable.stack([self._table(config, limit) for limit in range(config.draft_length + 1)])
         return self._table(config, np.arange(config.draft_length + 1)[:, None])
+
+    def _look_ahead(self, configs: Sequence[SpecConfig]) -> None:
+        """Record the windows of lookahead decoding that configurations read, if there is a recorder."""
+        depths: dict[int, int] = {}
+        for config in configs:
+            if any(isinstance(self._lookup(name), RecordedLookahead) for name in config.drafter_names):
+                size = config.lookahead_window
+                depths[size] = max(depths.get(size, 0), config.lookahead_ngram - 1)
+        for size, depth in depths.items():
+            known = self.trace.windows.get(size)
+            if (known is None or known.shape[2] < depth) and self._recorder_now is not None:
+                self._recorder_now.add_windows(self.trace, size, depth)
 
     def _refuse(self, config: SpecConfig) -> None:
         rule = config.accept_rule

@@ -22,7 +22,7 @@ from autospec.errors import ReplayError, ReplayMiss
 from autospec.files import FileKind
 from autospec.replay.forest import Draft, DraftForest, DraftStore, Drawn, Floats, Ints, Rows
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TENSORS, HEADER = "trace.safetensors", "trace.json"
 _ROWS, _LINKS = ("tokens", "logprobs", "entropies"), ("children", "parents", "ranks", "caps")
 _DTYPES = {"I32": np.dtype("<i4"), "F32": np.dtype("<f4")}
@@ -66,6 +66,8 @@ class Trace:
         forests: Name of a drafter, with its exit where it has several, to what it would draft.
         drawn: The same to what it draws, under sampling.
         drafts: Name of a drafter that shows no probabilities, with a hash of its knobs, to what it drafted.
+        windows: Size of a window of lookahead decoding to what those of all texts hold behind their first tokens:
+            [windows, size, tokens]; see `autospec.replay.windowing`.
         target_probs: [positions] that the target gave what it wrote, in the filters of sampling.
         default_exit: With how many of its layers the target drafts where `exit_layer` is 0.
         seconds: Phase to what recording took.
@@ -82,6 +84,7 @@ class Trace:
     forests: dict[str, DraftForest] = field(default_factory=dict)
     drawn: dict[str, Drawn] = field(default_factory=dict)
     drafts: dict[str, DraftStore] = field(default_factory=dict)
+    windows: dict[int, Ints] = field(default_factory=dict)
     target_probs: Floats = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
     default_exit: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -191,6 +194,7 @@ class Trace:
             "top_logprobs": self.top_logprobs,
             "target_probs": self.target_probs,
         }
+        found |= {f"windows/{size}": array for size, array in self.windows.items()}
         for name, drawn in self.drawn.items():
             found |= {f"{name}/drawn/{part.name}": getattr(drawn, part.name) for part in fields(drawn)}
         for name, store in self.drafts.items():
@@ -218,6 +222,7 @@ class Trace:
             "default_exit": self.default_exit,
             "forests": sorted(self.forests),
             "drawn": sorted(self.drawn),
+            "windows": sorted(self.windows),
             "drafts": {name: store.config.to_json() for name, store in sorted(self.drafts.items())},
         }
 
@@ -296,6 +301,7 @@ class Trace:
             forests=forests,
             drawn=drawn,
             drafts=drafts,
+            windows={size: arrays[f"windows/{size}"] for size in values["windows"]},
             target_probs=arrays["target_probs"],
             default_exit=values["default_exit"],
             seconds=dict(values["seconds"]),

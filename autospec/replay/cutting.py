@@ -103,14 +103,10 @@ class Layers:
         table: [deepest limit + 1, positions] the steps of every depth limit, each position's beyond its own limit
             undefined.
         levels: By depth limit, from 1, what they are cut from.
-        budget: Most nodes.
-        least: Least probability of a path.
     """
 
     table: StepTable
     levels: tuple[Level, ...]
-    budget: int
-    least: float
 
     @classmethod
     def cut(cls, levels: tuple[Level, ...], num_positions: int, budget: int, least: float) -> Self:
@@ -127,7 +123,7 @@ class Layers:
             more = level.run[every, kept]
             calls, run = calls + (more > 0), run + more
             missing = missing | (level.first_lacking < kept)
-        return cls(table, levels, budget, least)
+        return cls(table, levels)
 
     def tree(self, forest: DraftForest, place: int, limit: int) -> tuple[list[int], list[int]]:
         """Return tokens and parents of one tree, in the order in which the engine grows it.
@@ -138,8 +134,8 @@ class Layers:
             limit: Its depth limit, at least 1.
         """
         seen = self.levels[min(limit, len(self.levels)) - 1]
-        kept = np.arange(int(seen.kept(self.budget, self.least)[place]))
-        kept = kept[np.lexsort((seen.order[place, kept], seen.level[place, kept]))]
+        num = int(self.table.nodes[min(limit, len(self.levels)), place])
+        kept = np.lexsort((seen.order[place, :num], seen.level[place, :num]))
         above, ranks = seen.parent[place, kept], seen.rank[place, kept]
         tokens, behind = forest.rows.tokens[above, ranks].tolist(), forest.children[above, ranks].tolist()
         known: dict[int, int] = {}

@@ -7,7 +7,7 @@ decoding's; what a trace does not decide is refused, or expected (`autospec.repl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,76 +16,18 @@ from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.costs import CostCurve
 from autospec.engine.drafters import CombinedDrafter, Drafter
 from autospec.errors import ReplayError, ReplayMiss
-from autospec.records import StepStats
 from autospec.replay.drafts import Extender, RecordedDrafter, StoredDrafter
 from autospec.replay.following import Follower
 from autospec.replay.ranking import follow_ranks, grow_paths
 from autospec.replay.recorder import Recorder
+from autospec.replay.replayed import Replay, route_of
 from autospec.replay.shelf import Shelf, wanted_of
 from autospec.replay.tables import StepTable
 from autospec.replay.textual import CHAIN_KNOBS, TEXT_DRAFTERS, ChainTables, drafts_everywhere, lookup_of, made_of
 from autospec.replay.trace import Trace
-from autospec.replay.walking import Route, walk_adaptive, walk_heuristic, walk_plain
+from autospec.replay.walking import walk_adaptive, walk_heuristic, walk_plain
 from autospec.replay.windowing import RecordedLookahead
 from autospec.rules import ACCEPT_RULES
-
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """The steps of one configuration, those of the first prompt first: arrays [steps].
-
-    Args:
-        config: What was replayed.
-        prompts: Row of the prompt in the trace.
-        contexts: Tokens of the text when the step began; the target's cache held one fewer.
-        nodes: Draft tokens verified; the target's forward ran one more.
-        depth: Of the draft.
-        accepted: Of them kept; one more token was written.
-        tested: Positions put to the test.
-        calls: Forwards of draft models, the first of each behind the text.
-        run: Draft nodes that the forwards behind the first ran, all together.
-        dropped: [prompts] tokens of the last step that stood behind the end of the output.
-    """
-
-    config: SpecConfig
-    prompts: NDArray[np.int64]
-    contexts: NDArray[np.int64]
-    nodes: NDArray[np.int16]
-    depth: NDArray[np.int16]
-    accepted: NDArray[np.int16]
-    tested: NDArray[np.int16]
-    calls: NDArray[np.int16]
-    run: NDArray[np.int16]
-    dropped: NDArray[np.int64]
-
-    @property
-    def num_prompts(self) -> int:
-        """Number of prompts in the trace."""
-        return len(self.dropped)
-
-    @property
-    def firsts(self) -> NDArray[np.float64]:
-        """1 for each prompt's first step that runs a draft model, 0 for the others: [steps]."""
-        called = np.nonzero(self.calls > 0)[0]
-        found = np.zeros(len(self.calls))
-        found[called[np.unique(self.prompts[called], return_index=True)[1]]] = 1.0
-        return found
-
-    def per_prompt(self, counts: NDArray[np.int16] | None = None) -> NDArray[np.int64]:
-        """Return the sum of one of the arrays for every prompt, or how many steps it has: [prompts]."""
-        weights = None if counts is None else counts.astype(np.float64)
-        return np.bincount(self.prompts, weights, minlength=self.num_prompts).astype(np.int64)
-
-    def stats(self, row: int) -> StepStats:
-        """Return the counts of one prompt, as a live run has them; its seconds are 0."""
-        stats, own = StepStats(num_new_tokens=1), self.prompts == row
-        for nodes, accepted, tested in zip(
-            self.nodes[own].tolist(), self.accepted[own].tolist(), self.tested[own].tolist(), strict=True
-        ):
-            stats.add_step(nodes, accepted, tested)
-            stats.num_new_tokens += accepted + 1
-        stats.drop(int(self.dropped[row]))
-        return stats
 
 
 class Simulator:
@@ -126,7 +68,7 @@ class Simulator:
         self._given = dict(given or {})
         self._made: dict[tuple[str, str], Drafter | None] = {}
         self._texts = dict[str, ChainTables]()
-        self.route = _route(trace, max_new_tokens, ends)
+        self.route = route_of(trace, max_new_tokens, ends)
         self.shelf = Shelf(trace, self.costs, np.maximum(self.route.left - 1, 0))
         self._follower = Follower(trace, self.route, self.costs)
 
@@ -407,16 +349,6 @@ class Simulator:
         dropped = np.zeros(len(self.trace.prompts), dtype=np.int64)
         np.maximum.at(dropped, prompts, np.maximum(overshoot, 0))
         return dropped
-
-
-def _route(trace: Trace, max_new_tokens: int | None, ends: Sequence[int] | None) -> Route:
-    starts, left = trace.position_starts, trace.left(max_new_tokens)
-    last = starts[1:].copy()
-    if ends is not None:
-        if len(ends) != len(trace.prompts):
-            raise ReplayError(f"`ends` must name one for each prompt, but got {len(ends)} for {len(trace.prompts)}")
-        last = np.minimum(last, starts[:-1] + np.array(ends, dtype=np.int64) - 1)
-    return Route(starts[:-1], left, last[trace.prompt_of])
 
 
 def _check_sampling(trace: Trace, asked: SamplingParams) -> None:

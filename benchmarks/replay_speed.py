@@ -40,7 +40,8 @@ def main() -> None:
         RecordedPrompt(row["id"], row["category"], tuple(decoder.text.encode(row["prompt"])))
         for row in rows[:: len(rows) // NUM_PROMPTS][:NUM_PROMPTS]
     ]
-    budget = RecordingBudget(exit_layers=(1, 2, 4, 6))
+    widths = (2, 3, 4, 5, 6)
+    budget = RecordingBudget(width=6, max_nodes=32, tree_widths=widths, beam_widths=widths, exit_layers=(1, 2, 4, 6))
     trace = Recorder(decoder, budget).record(prompts, NUM_NEW)
     plain = trace.seconds["plain"]
     say(f"plain decoding {plain:.2f} s; {trace.num_bytes / 1e6:.1f} MB")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ class Level:
     @classmethod
     def of(
         cls,
-        seen: Sequence[NDArray[np.generic]],
+        seen: Sequence[NDArray[Any]],
         expanded: tuple[NDArray[np.int64], NDArray[np.int64]],
         known: NDArray[np.bool_],
     ) -> Self:

@@ -52,6 +52,7 @@ def main() -> None:
     configs = list(dict.fromkeys(space.config(params) for params in drawn))[:NUM_CONFIGS]
     clock = Clock("cpu")
     started, adding = clock.now(), Simulator(trace, recorder=Recorder(decoder, budget))
+    adding.record(configs)  # all at once; what walks along the texts miss is added as they go
     for config in configs:
         adding.replay(config)
     seconds = clock.now() - started

@@ -40,7 +40,8 @@ def main() -> None:
         RecordedPrompt(row["id"], row["category"], tuple(decoder.text.encode(row["prompt"])))
         for row in rows[:: len(rows) // NUM_PROMPTS][:NUM_PROMPTS]
     ]
-    budget = RecordingBudget(exit_layers=(1, 2, 4, 6))
+    widths = (2, 3, 4, 5, 6)
+    budget = RecordingBudget(width=6, max_nodes=32, tree_widths=widths, beam_widths=widths, exit_layers=(1, 2, 4, 6))
     trace = Recorder(decoder, budget).record(prompts, NUM_NEW)
     plain = trace.seconds["plain"]
     say(f"plain decoding {plain:.2f} s; {trace.num_bytes / 1e6:.1f} MB")
@@ -51,6 +52,7 @@ def main() -> None:
     configs = list(dict.fromkeys(space.config(params) for params in drawn))[:NUM_CONFIGS]
     clock = Clock("cpu")
     started, adding = clock.now(), Simulator(trace, recorder=Recorder(decoder, budget))
+    adding.record(configs)  # all at once; what walks along the texts miss is added as they go
     for config in configs:
         adding.replay(config)
     seconds = clock.now() - started

@@ -80,9 +80,10 @@ def _phase(name: str) -> str:
 
 def guided_lines(told: Guided) -> Iterator[str]:
     """Say what is predicted."""
-    num_left = told.num_asked - told.num_priced
+    num_others = told.num_asked - told.num_priced - told.num_left
     expected = f", {told.num_expected:,} of them by expected steps" if told.num_expected else ""
-    left = f"; {num_left:,} others only measuring can tell" if num_left else ""
+    left = f"; {num_others:,} others only measuring can tell" if num_others else ""
+    left += f"; {told.num_left:,} were left, because recording their drafts takes too long" if told.num_left else ""
     yield (
         f"priced {told.num_priced:,} of {told.num_asked:,} configurations{expected}{left}; "
         f"noise of a profiled step {told.noise:.1%}"

@@ -155,7 +155,7 @@ def _forecast(trace: Trace, profile: HardwareProfile, space: SearchSpace, settin
     if is_whole := is_priced_whole(space, study):
         asked = list(space.walk())
     else:
-        asked = replay_study(predictor, space, study, math.inf, time.perf_counter)
+        asked, _ = replay_study(predictor, space, study, math.inf, time.perf_counter)
     defaults = engine_defaults({name: name in recorded for name in known}, trace.sampling.is_greedy)
     guide = Guide(predictor, [*asked, *defaults], is_whole)
     return _Forecast(predictor, guide, guide.ranked())

@@ -7,6 +7,7 @@ what live measurements say otherwise is learnt by a Gaussian process over what d
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,13 +17,14 @@ from autospec.config import SpecConfig
 from autospec.cost_model.batches import BatchPrices
 from autospec.cost_model.residual import Residual
 from autospec.cost_model.steps import StepCosts, p95_by_prompt
-from autospec.errors import MeasurementError, ReplayError
+from autospec.errors import MeasurementError, ReplayError, ReplayMiss
 from autospec.profiling import HardwareProfile
 from autospec.records import Measurement
 from autospec.replay import Expectation, Simulator, expected
 from autospec.yardsticks import SPEED, Yardstick
 
 Floats = NDArray[np.float64]
+_RECORDED_AT_ONCE = 1000  # configurations whose steps are held
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +110,41 @@ class Predictor:
     def predict(self, configs: Sequence[SpecConfig]) -> list[Prediction | None]:
         """Return what configurations would do; None for one that the trace or the profile cannot tell of.
 
-        Replaying happens once for each; asked again, after `correct`, only the correction is new.
+        Replaying happens once for each; asked again, after `correct`, only the correction is new. What they miss of
+        the trace is recorded, all together, if there is a recorder.
         """
+        self._record(self.unrecorded(configs))
         return self._corrected([self.uncorrected(config) for config in configs])
+
+    def unrecorded(self, configs: Sequence[SpecConfig]) -> list[SpecConfig]:
+        """Price what the trace holds, and return those for which something must be recorded first."""
+        simulator, waiting = self._simulator, list[SpecConfig]()
+        simulator.may_record = False
+        try:
+            for config in configs:
+                if config not in self._priced:
+                    try:
+                        self._priced[config] = self._price_now(config)
+                    except ReplayMiss:
+                        waiting.append(config)
+        finally:
+            simulator.may_record = True
+        return [config for config in waiting if self._can_be_recorded(config)]
+
+    def recordings(self, configs: Sequence[SpecConfig]) -> list[tuple[float, list[SpecConfig]]]:
+        """Return about how many seconds recording takes, for groups that are recorded together; see `unrecorded`."""
+        groups: dict[tuple[str, ...], list[SpecConfig]] = {}
+        for config in configs:
+            groups.setdefault(self._simulator.parts_to_record(config), []).append(config)
+        return [(self._simulator.seconds_to_record(group), group) for group in groups.values()]
+
+    def _can_be_recorded(self, config: SpecConfig) -> bool:
+        try:
+            self._simulator.parts_to_record(config)
+        except ReplayError:
+            self._priced[config] = None
+            return False
+        return True
 
     def correct(self, measurements: Iterable[Measurement]) -> None:
         """Learn from live measurements, all of them at once, of prompts of the trace; earlier ones are forgotten.
@@ -153,10 +187,19 @@ class Predictor:
             self._priced[config] = self._price_now(config)
         return self._priced[config]
 
+    def _record(self, configs: Sequence[SpecConfig]) -> None:
+        for start in range(0, len(configs), _RECORDED_AT_ONCE):
+            with suppress(ReplayError):  # what cannot be recorded cannot be priced
+                self._simulator.record(configs[start : start + _RECORDED_AT_ONCE])
+
     def _price_now(self, config: SpecConfig) -> Prediction | None:
         try:
             steps = expected(self._simulator, config)
             seconds, decode = self._seconds(steps), self._decode_seconds(steps)
+        except ReplayMiss:
+            if not self._simulator.may_record:
+                raise
+            return None
         except (ReplayError, MeasurementError):
             return None
         return Prediction(

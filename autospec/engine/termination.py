@@ -113,6 +113,13 @@ def heuristic_length(
     return np.where(num_drafted > 0, np.clip(moved, 1, cap), length).astype(np.int64)
 
 
+def next_length(length: int, num_drafted: int, num_accepted: int, cap: int) -> int:
+    """Return what `heuristic_length` does for one step, without arrays."""
+    if num_drafted == 0:
+        return length
+    return min(max(length + 2 if num_accepted == num_drafted else length - 1, 1), cap)
+
+
 def adapted_threshold(
     state: tuple[ArrayLike, ArrayLike], num_drafted: ArrayLike, num_accepted: ArrayLike, goal: float, cap: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -209,7 +216,7 @@ class Stopping:
         """Learn from a step whose draft was `num_drafted` deep."""
         config = self._config
         if config.stop_rule == "heuristic":
-            self._length = int(heuristic_length(self._length, num_drafted, num_accepted, config.draft_length))
+            self._length = next_length(self._length, num_drafted, num_accepted, config.draft_length)
         elif config.stop_rule == "adaptive":
             state = (self._threshold, self._running)
             moved = adapted_threshold(state, num_drafted, num_accepted, config.adaptive_goal, config.draft_length)

@@ -7,6 +7,7 @@ stands in `growth`.
 from __future__ import annotations
 
 import heapq
+import operator
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +40,8 @@ class TokenTree:
     def __post_init__(self) -> None:
         object.__setattr__(self, "parents", tuple(self.parents))
         assert self.token_ids.shape == (len(self.parents),), (self.token_ids.shape, self.parents)
-        assert all(-1 <= parent < node for node, parent in enumerate(self.parents)), self.parents
+        assert min(self.parents, default=-1) >= -1, self.parents
+        assert all(map(operator.lt, self.parents, range(len(self.parents)))), self.parents
         assert self.draft_probs is None or self.draft_probs.shape[0] == len(self.parents)
 
     @property

@@ -1,10 +1,12 @@
 """Record once, replay exactly: traces of what drafters would draft, and what any configuration makes of them."""
 
+from autospec.replay.budget import RecordingBudget
 from autospec.replay.ending import output_ends
 from autospec.replay.expectation import Expectation, expected
 from autospec.replay.observations import AcceptanceRows, acceptance_rows, rank_acceptance
-from autospec.replay.recorder import RecordedPrompt, Recorder, RecordingBudget
-from autospec.replay.simulator import Replay, Simulator
+from autospec.replay.recorder import RecordedPrompt, Recorder
+from autospec.replay.replayed import Replay
+from autospec.replay.simulator import Simulator
 from autospec.replay.trace import Trace, TracePrompt
 
 __all__ = [

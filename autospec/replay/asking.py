@@ -77,22 +77,21 @@ class Asking:
     def store(self, name: str, config: SpecConfig, positions: NDArray[np.int64], limit: int) -> None:
         """Keep whole drafts, of that length and of what is left of the output; see `Recorder.extend`."""
         config = replace(config, drafter=name)
-        known, left = self.trace.stored(config), self.trace.left() - 1
-        drafter = self._drafter(name)
-        for most in {limit, *(left[positions][left[positions] < limit].tolist())} - {0}:
-            places = positions if most == limit else positions[left[positions] == most]
-            for position, tree, _ in self._drafts(drafter, config, places, most):
-                known[position, most] = tree.token_ids.tolist(), list(tree.parents)
+        known, most = self.trace.stored(config), np.minimum(self.trace.left() - 1, limit)
+        asked = positions[most[positions] > 0]
+        for position, tree, _ in self._drafts(self._drafter(name), config, asked, most):
+            known[position, int(most[position])] = tree.token_ids.tolist(), list(tree.parents)
 
     def _drafter(self, key: str) -> Drafter:
         return self.decoder.drafters[key.partition("~")[0].partition("@")[0]]
 
     def _drafts(
-        self, drafter: Drafter, config: SpecConfig, positions: NDArray[np.int64], limit: int
+        self, drafter: Drafter, config: SpecConfig, positions: NDArray[np.int64], limit: int | NDArray[np.int64]
     ) -> Iterator[tuple[int, TokenTree, Seen]]:
-        """Yield position, draft, and what was seen while it grew, in order."""
+        """Yield position, draft, and what was seen while it grew, in order; limits may be by position."""
         trace, wanted = self.trace, set(positions.tolist())
-        config = replace(config, drafter="x", draft_length=max(config.draft_length, limit))
+        limits = np.broadcast_to(limit, trace.num_positions)
+        config = replace(config, drafter="x", draft_length=max(config.draft_length, int(limits.max(initial=0))))
         for row in np.unique(trace.prompt_of[positions]).tolist():
             text = [*trace.prompt_ids(row), *trace.output_ids(row)]
             live = LiveText(self.decoder.target, text, trace.prompts[row].num_prompt, drafter.needs)
@@ -101,7 +100,7 @@ class Asking:
                 if (position := first + known - 1) not in wanted:
                     continue
                 with watched(drafter) if can_watch(drafter) else nullcontext(Seen()) as seen:
-                    tree = drafter.propose(limit)
+                    tree = drafter.propose(int(limits[position]))
                 yield position, tree, seen
 
     def _plant(self, key: str, config: SpecConfig, width: int) -> None:

@@ -1,20 +1,26 @@
 """Trees of recorded drafters, grown at many positions at once; the array form of `autospec.engine.growth`.
 
-Depth by depth, so that one growth gives the trees of every depth limit. Knows no model: what was not recorded is
-asked for, or marked as missing.
+Depth by depth, so that one growth gives the trees of every depth limit. It gives those of every smaller budget, too,
+and of every cumulative threshold. What was seen, sorted by probability, begins with what a smaller budget keeps: a
+node that only the larger one saw stands behind one that the smaller one cut, is no more probable than that, and bounds
+only rise. A threshold cuts the same list at a probability. So only shape and width make another growth. Trees of
+another width do not nest: a wider one keeps siblings in place of what a narrower one would have expanded below them,
+and a wider beam need not carry on a narrower one's nodes.
+
+Knows no model: what was not recorded is asked for, or marked as lacking.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autospec.config import SpecConfig
+from autospec.replay.cutting import Level
 from autospec.replay.forest import DraftForest, Ints
-from autospec.replay.tables import StepTable
 
 # Adds the nodes behind candidates (parents, ranks) to the forest.
 Adder = Callable[[Ints, Ints], None]
@@ -22,7 +28,7 @@ Adder = Callable[[Ints, Ints], None]
 
 @dataclass(frozen=True, slots=True)
 class _Best:
-    """The best paths so far at every position: [positions, at most budget], the most probable first.
+    """The best paths so far at every position: [positions, budget], the most probable first, -inf where there is none.
 
     Args:
         value: Log-probability of the path.
@@ -43,172 +49,179 @@ class _Best:
     above: NDArray[np.bool_]
 
     @classmethod
-    def empty(cls, num: int) -> _Best:
-        kinds = (np.float64, np.int32, np.int16, np.int16, np.int32, np.bool_, np.bool_)
-        return cls(*(np.zeros((num, 0), dtype=kind) for kind in kinds))
+    def empty(cls, num: int, budget: int) -> _Best:
+        kinds = (np.int32, np.int16, np.int16, np.int32, np.bool_, np.bool_)
+        return cls(np.full((num, budget), -np.inf), *(np.zeros((num, budget), dtype=kind) for kind in kinds))
 
-    def merged(self, other: _Best, budget: int) -> _Best:
-        """Keep the best of both; of equals those that were seen first."""
-        both = [np.concatenate([getattr(one, part.name) for one in (self, other)], axis=1) for part in fields(self)]
+    def merged(self, rows: NDArray[np.int64], fresh: Sequence[NDArray[np.generic]]) -> _Best:
+        """Keep the best of these and of new ones; of equals those that were seen first.
+
+        Args:
+            rows: [new] position of each, ascending.
+            fresh: Its fields, [new] each.
+        """
+        if not len(rows):
+            return self
+        budget = self.value.shape[1]
+        counts = np.bincount(rows, minlength=len(self.value))
+        own = np.nonzero(counts)[0]
+        places = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
+        width, packed_rows = int(counts.max()), (np.cumsum(counts > 0) - 1)[rows]
+        both = []
+        for part, new in zip(fields(self), fresh, strict=True):
+            old = getattr(self, part.name)
+            joined = np.full((len(own), budget + width), -np.inf if part.name == "value" else 0, dtype=old.dtype)
+            joined[:, :budget] = old[own]
+            joined[packed_rows, budget + places] = new
+            both.append(joined)
         kept = np.argsort(-both[0], axis=1, kind="stable")[:, :budget]
-        return _Best(*(np.take_along_axis(part, kept, axis=1) for part in both))
-
-    def enter(self, ladder: StepTable, level: int) -> None:
-        """Write what the tree cut to the budget holds."""
-        kept = self.value > -np.inf
-        accepted = (kept & self.hit).sum(axis=1)
-        ladder.nodes[level] = kept.sum(axis=1)
-        ladder.depth[level] = np.where(kept, self.level, 0).max(axis=1, initial=0)
-        ladder.accepted[level] = accepted
-        tried = (kept & self.above & (self.level == accepted[:, None] + 1)).any(axis=1)
-        ladder.tested[level] = accepted + tried
+        found = []
+        for part, joined in zip(fields(self), both, strict=True):
+            whole = getattr(self, part.name).copy()
+            whole[own] = np.take_along_axis(joined, kept, axis=1)
+            found.append(whole)
+        return _Best(*found)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Frontier:
-    """What is expanded next at every position: [positions, nodes]; -1 where there is none.
+    """What is expanded next, position by position, the most probable first: [nodes] each.
 
     Args:
+        rows: Which position.
+        places: Which of its position's.
         nodes: Of the forest.
         weights: Log-probability of the path to each.
         on_path: Whether the target writes that path.
     """
 
+    rows: NDArray[np.int64]
+    places: NDArray[np.int64]
     nodes: NDArray[np.int64]
     weights: NDArray[np.float64]
     on_path: NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Layers:
-    """Beams or best-first trees at positions.
+class _Chosen:
+    """Nodes that are to be expanded: [nodes] each, by position and then by probability."""
 
-    Args:
-        table: [deepest limit + 1, positions] the steps of every depth limit, each position's beyond its own limit
-            undefined.
-        best: By depth limit, from 1, the nodes of the trees.
-    """
-
-    table: StepTable
-    best: tuple[_Best, ...]
-
-    def tree(self, forest: DraftForest, place: int, limit: int) -> tuple[list[int], list[int]]:
-        """Return tokens and parents of one tree, in the order in which the engine grows it.
-
-        Args:
-            forest: It was grown in.
-            place: Among the positions.
-            limit: Its depth limit, at least 1.
-        """
-        best = self.best[min(limit, len(self.best)) - 1]
-        kept = np.nonzero(best.value[place] > -np.inf)[0]
-        kept = kept[np.lexsort((best.order[place, kept], best.level[place, kept]))]
-        above, ranks = best.parent[place, kept], best.rank[place, kept]
-        tokens, behind = forest.rows.tokens[above, ranks].tolist(), forest.children[above, ranks].tolist()
-        known: dict[int, int] = {}
-        parents = []
-        for node, (parent, child) in enumerate(zip(above.tolist(), behind, strict=True)):
-            parents.append(known.get(parent, -1))
-            if child >= 0:
-                known[child] = node
-        return tokens, parents
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    parents: Ints
+    ranks: NDArray[np.int16]
 
 
 class _Growth:
     """Grows one shape at positions; see `grow_layers`."""
 
     def __init__(self, forest: DraftForest, config: SpecConfig, wanted: Ints, positions: NDArray[np.int64]) -> None:
-        self.forest, self.width, self.budget = forest, config.tree_width, config.tree_nodes
+        self.forest, self.width, self.budget = forest, min(config.tree_width, forest.width), config.tree_nodes
         self.least = config.stop_threshold if config.stop_rule == "cumulative" else 0.0
         self.num_expanded = self.width if config.tree_shape == "beam" else self.budget
         self.wanted, num = wanted, len(positions)
-        self.best = _Best.empty(num)
-        self.front = _Frontier(positions[:, None], np.zeros((num, 1)), np.ones((num, 1), dtype=np.bool_))
-        self.missing = np.zeros(num, dtype=np.bool_)
+        self.best, every = _Best.empty(num, self.budget), np.arange(num)
+        self.front = _Frontier(
+            every, np.zeros(num, dtype=np.int64), positions, np.zeros(num), np.ones(num, dtype=np.bool_)
+        )
 
     def look(self, level: int) -> None:
         """Put the candidates behind the frontier among the best."""
-        nodes, rows = np.maximum(self.front.nodes, 0), self.forest.rows
-        values = rows.logprobs[nodes, : self.width].astype(np.float64) + self.front.weights[..., None]
-        values[self.front.nodes < 0] = -np.inf
+        front, rows = self.front, self.forest.rows
+        values = rows.logprobs[front.nodes, : self.width].astype(np.float64) + front.weights[:, None]
+        is_good = values > self.best.value[front.rows, -1:]
         if self.least > 0.0:
-            values[np.exp(values) < self.least] = -np.inf
-        hits = self.front.on_path[..., None] & (
-            rows.tokens[nodes, : self.width] == self.wanted[:, level - 1, None, None]
-        )
-        num, count, width = values.shape
-        flat = (num, count * width)
-        columns = np.arange(count * width)
-        fresh = _Best(
-            values.reshape(flat),
-            np.repeat(nodes.astype(np.int32), width, axis=1),
-            np.broadcast_to((columns % width).astype(np.int16), flat),
-            np.full(flat, level, dtype=np.int16),
-            np.broadcast_to(columns.astype(np.int32), flat),
-            hits.reshape(flat),
-            np.repeat(self.front.on_path, width, axis=1),
-        )
-        self.best = self.best.merged(fresh, self.budget)
+            is_good &= np.exp(values) >= self.least
+        one, rank = np.nonzero(is_good)
+        above = front.on_path[one]
+        hits = above & (rows.tokens[front.nodes[one], rank] == self.wanted[front.rows[one], level - 1])
+        order = front.places[one] * self.width + rank
+        fresh = (values[one, rank], front.nodes[one], rank, np.full(len(one), level), order, hits, above)
+        self.best = self.best.merged(front.rows[one], fresh)
 
-    def descend(self, level: int, may: NDArray[np.bool_], add: Adder | None) -> bool:
-        """Make the best nodes of a level the frontier; tell whether there is one."""
-        best, forest = self.best, self.forest
-        chosen = (best.level == level) & (best.value > -np.inf)
-        chosen &= chosen.cumsum(axis=1) <= self.num_expanded
-        chosen &= (may & ~self.missing)[:, None]
-        count = int(chosen.sum(axis=1).max(initial=0))
-        if count == 0:
-            return False
-        order = np.argsort(~chosen, axis=1, kind="stable")[:, :count]
-        taken = np.take_along_axis(chosen, order, axis=1)
-        parents, ranks = (
-            np.where(taken, np.take_along_axis(part, order, axis=1), 0) for part in (best.parent, best.rank)
-        )
-        behind = forest.children[parents, ranks]
-        lacking = taken & (behind < 0)
-        if lacking.any():
-            if add is None:
-                self.missing = self.missing | lacking.any(axis=1)
-            else:
-                add(parents[lacking].astype(np.int32), ranks[lacking].astype(np.int32))
-                behind = forest.children[parents, ranks]
-        nodes = np.where(taken, behind, -1).astype(np.int64)
-        weights = np.where(nodes >= 0, np.take_along_axis(best.value, order, axis=1), 0.0)
-        on_path = np.take_along_axis(best.hit, order, axis=1) & (nodes >= 0)
-        self.front = _Frontier(nodes, weights, on_path)
-        return True
+    def choose(self, level: int, may: NDArray[np.bool_]) -> _Chosen:
+        """Return the best nodes of a level where growth may go on."""
+        best = self.best
+        chosen = (best.level == level) & (best.value > -np.inf) & may[:, None]
+        if self.num_expanded < self.budget:
+            chosen &= chosen.cumsum(axis=1) <= self.num_expanded
+        rows, columns = np.nonzero(chosen)
+        return _Chosen(rows, columns, best.parent[rows, columns], best.rank[rows, columns])
+
+    def lacking(self, chosen: _Chosen) -> NDArray[np.int64]:
+        """Return candidates (parent, rank) that were not recorded: [n, 2]."""
+        lacks = self.forest.children[chosen.parents, chosen.ranks] < 0
+        return np.stack([chosen.parents[lacks], chosen.ranks[lacks]], axis=1).astype(np.int64)
+
+    def descend(self, chosen: _Chosen) -> NDArray[np.bool_]:
+        """Make chosen nodes the frontier, without those that were not recorded; return which of them were."""
+        behind = self.forest.children[chosen.parents, chosen.ranks]
+        known = behind >= 0
+        rows, columns = chosen.rows[known], chosen.columns[known]
+        counts = np.bincount(rows, minlength=len(self.best.value))
+        places = np.arange(len(rows)) - (np.cumsum(counts) - counts)[rows]
+        values, hits = self.best.value[rows, columns], self.best.hit[rows, columns]
+        self.front = _Frontier(rows, places, behind[known].astype(np.int64), values, hits)
+        return np.asarray(known)
 
 
 def grow_layers(
-    forest: DraftForest,
-    config: SpecConfig,
-    wanted: Ints,
-    limits: NDArray[np.int64],
-    positions: NDArray[np.int64],
-    add: Adder | None = None,
-) -> Layers:
-    """Grow beams and best-first trees.
+    forest: DraftForest, config: SpecConfig, wanted: Ints, limits: NDArray[np.int64], positions: NDArray[np.int64]
+) -> tuple[Level, ...]:
+    """Grow beams and best-first trees of what was recorded; return by depth limit, from 1, what was seen.
 
     Args:
         forest: What was recorded.
         config: Shape, width, budget and the cumulative rule.
         wanted: [positions, depth] what the target writes; -1 behind the end.
-        limits: [positions] deepest draft there.
+        limits: [positions] deepest draft there; of deeper ones nothing is told.
         positions: [positions] where.
-        add: Records what is missing; None marks it.
     """
-    num, depth = len(positions), int(limits.max(initial=0))
-    growth, ladder = _Growth(forest, config, wanted, positions), StepTable.empty(depth + 1, num)
-    calls, run = np.zeros(num, dtype=np.int16), np.zeros(num, dtype=np.int16)
-    grown, goes_on = list[_Best](), True
+    growth, depth = _Growth(forest, config, wanted, positions), int(limits.max(initial=0))
+    levels = list[Level]()
     for level in range(1, depth + 1):
-        if goes_on:
-            alive = growth.front.nodes >= 0
-            calls = calls + alive.any(axis=1)
-            run = run + (alive.sum(axis=1).astype(np.int16) if level > 1 else 0)
+        if not len(growth.front.nodes):
+            levels += [levels[-1].stopped()] * (depth - len(levels))
+            break
+        growth.look(level)
+        chosen = growth.choose(level, limits > level)
+        known = growth.descend(chosen)
+        best = growth.best
+        seen = (best.value, best.level, best.hit, best.above, best.parent, best.rank, best.order)
+        levels.append(Level.of(seen, (chosen.rows, chosen.columns), known))
+    return tuple(levels)
+
+
+def plant_layers(
+    forest: DraftForest,
+    configs: Sequence[SpecConfig],
+    wanted: Ints,
+    limits: NDArray[np.int64],
+    positions: NDArray[np.int64],
+    add: Adder,
+) -> None:
+    """Record what several beams and best-first trees expand, side by side: what all lack at a depth is added at once.
+
+    Args:
+        forest: Added to.
+        configs: As for `grow_layers`.
+        wanted: As for `grow_layers`, like the rest.
+        limits: See there.
+        positions: See there.
+        add: Records what is missing.
+    """
+    growths = [_Growth(forest, config, wanted, positions) for config in configs]
+    for level in range(1, int(limits.max(initial=0))):
+        chosen = list[_Chosen]()
+        for growth in growths:
             growth.look(level)
-            grown.append(growth.best)
-        growth.best.enter(ladder, level)
-        ladder.calls[level], ladder.run[level], ladder.is_missing[level] = calls, run, growth.missing
-        goes_on = goes_on and level < depth and growth.descend(level, limits > level, add)
-    return Layers(ladder, tuple(grown))
+            chosen.append(growth.choose(level, limits > level))
+        edges = np.concatenate([growth.lacking(one) for growth, one in zip(growths, chosen, strict=True)])
+        if len(edges):
+            edges = np.unique(edges, axis=0).astype(np.int32)
+            add(edges[:, 0], edges[:, 1])
+        for growth, one in zip(growths, chosen, strict=True):
+            growth.descend(one)
+        growths = [growth for growth in growths if len(growth.front.nodes)]
+        if not growths:
+            return

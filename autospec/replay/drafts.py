@@ -9,9 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from autospec.config import MAX_DRAFT_LENGTH, SpecConfig
 from autospec.engine.drafters import (
@@ -29,13 +27,15 @@ from autospec.engine.drafters.suffix import SuffixStore
 from autospec.engine.growth import MODEL_SHAPES
 from autospec.engine.tree import TokenTree, empty_tree
 from autospec.errors import ReplayError, ReplayMiss
+from autospec.replay.cutting import Layers
 from autospec.replay.shelf import Shelf
 from autospec.replay.tables import StepTable
 from autospec.replay.trace import Trace
 
+_FIELDS = tuple(one.name for one in fields(StepTable))
 _Ends, _Earlier = dict[tuple[int, ...], int], dict[tuple[int, int], int]  # of the n-gram drafter
-# Records drafts of a configuration at positions: (key, configuration, positions, longest path).
-Extender = Callable[[str, SpecConfig, NDArray[np.int64], int], None]
+# Records drafts of a configuration at all positions: (key, configuration, longest path).
+Extender = Callable[[str, SpecConfig, int], None]
 
 
 @runtime_checkable
@@ -64,17 +64,16 @@ class RecordedDrafter:
         self.source, self._shelf, self._key, self._extend = key, shelf, key, extend
         self.calls = self.run = 0  # forwards of the drafter in all drafts since it was made
         self._caps = shelf.trace.forests[key].caps
-        self._lengths: tuple[SpecConfig, int, NDArray[np.int64]] | None = None
+        self._layers: Layers | None = None
 
     def begin(self, row: int) -> None:
         """See `FollowsRows`."""
-        starts = self._shelf.trace.position_starts
-        self._first, self._end = int(starts[row]), int(starts[row + 1])
+        self._first = int(self._shelf.trace.position_starts[row])
 
     def start(self, prompt_ids: Sequence[int], plan: DraftPlan) -> None:
         if plan.config.stop_rule == "adaptive":
             raise ReplayError("stop_rule 'adaptive' is replayed for one recorded drafter alone, but got several")
-        self._config, self._place = plan.config, self._first - 1
+        self._config, self._place, self._layers = plan.config, self._first - 1, None
 
     def commit(self, token_ids: Sequence[int], trail: Trail | None = None) -> None:
         self._place += len(token_ids)
@@ -87,7 +86,8 @@ class RecordedDrafter:
         if step.is_missing:
             if self._extend is None:
                 raise ReplayMiss(f"every draft that is reached must be recorded, but one of {self._key!r} is not")
-            self._extend(self._key, self._config, np.arange(self._first, self._end), max_length)
+            self._extend(self._key, self._config, max_length)
+            self._layers = None
             return self.propose(max_length)
         self.calls += int(step.calls)
         self.run += int(step.run)
@@ -101,8 +101,11 @@ class RecordedDrafter:
             length = min(limit, int(shelf.stops(self._key, config, config.draft_length)[place]))
             step = chains.step(place, length)
             return step, chains.tokens[place, :length].tolist(), range(-1, length - 1)
-        layers = shelf.layers(self._key, config)
-        step = StepTable(*(getattr(layers.table, one.name)[limit, place] for one in fields(layers.table)))
+        if self._layers is None:
+            self._layers = shelf.layers(self._key, config)
+        layers, table = self._layers, self._layers.table
+        counts = (getattr(table, name)[limit, place] for name in _FIELDS)
+        step = StepTable(*counts)
         if step.is_missing:
             return step, [], []
         return step, *layers.tree(shelf.trace.forests[self._key], place, limit)
@@ -120,6 +123,7 @@ class RecordedRecycling(RecyclingDrafter):
     def __init__(self, trace: Trace) -> None:
         super().__init__()
         self._trace = trace
+        self._thoughts = trace.top_tokens.tolist(), trace.top_logprobs.tolist()
         self._prompts: dict[int, dict[int, Candidates]] = {}
 
     def begin(self, row: int) -> None:
@@ -141,8 +145,8 @@ class RecordedRecycling(RecyclingDrafter):
 
     def _know(self, start: int, end: int) -> None:
         """Learn what the target thought behind some tokens of the text."""
-        rows = slice(self._first + start, self._first + end)
-        self.learn(start, self._trace.top_tokens[rows].tolist(), self._trace.top_logprobs[rows].tolist())
+        rows, (tokens, logprobs) = slice(self._first + start, self._first + end), self._thoughts
+        self.learn(start, tokens[rows], logprobs[rows])
 
 
 class WarmSuffix(SuffixDrafter):
@@ -215,8 +219,7 @@ class StoredDrafter:
 
     def begin(self, row: int) -> None:
         """See `FollowsRows`."""
-        starts = self._trace.position_starts
-        self._first, self._end = int(starts[row]), int(starts[row + 1])
+        self._first = int(self._trace.position_starts[row])
 
     def start(self, prompt_ids: Sequence[int], plan: DraftPlan) -> None:
         if plan.config.stop_rule == "adaptive":
@@ -235,7 +238,7 @@ class StoredDrafter:
             return TokenTree(torch.tensor(found[0], dtype=torch.int64), tuple(found[1]))
         if self._extend is None:
             raise ReplayMiss(f"every draft that is reached must be recorded, but one of {self._name!r} is not")
-        self._extend(self._name, config, np.arange(self._first, self._end), max_length)
+        self._extend(self._name, config, max_length)
         assert (self._place, max_length) in self._trace.stored(config)
         return self.propose(max_length)
 

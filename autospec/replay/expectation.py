@@ -21,7 +21,8 @@ from autospec.config import SpecConfig
 from autospec.engine.costs import costs_of
 from autospec.engine.termination import heuristic_length
 from autospec.errors import ReplayError
-from autospec.replay.simulator import Replay, Simulator
+from autospec.replay.replayed import Replay
+from autospec.replay.simulator import Simulator
 from autospec.replay.tables import Chains, StepTable
 from autospec.rules import ACCEPT_RULES, draws_children
 

@@ -57,10 +57,11 @@ class Follower:
             limit = min(stopping.limit, int(self.route.left[position]) - 1)
             before = _spent(recorded)
             tree = drafter.propose(limit)
-            accepted = table.put(position, tree, output[place + 1 : place + 1 + limit])
-            calls, run = _spent(recorded)
-            table.calls[position], table.run[position] = calls - before[0], run - before[1]
-            stopping.observe(int(table.depth[position]), accepted)
+            depth, accepted = table.put(position, tree, output[place + 1 : place + 1 + limit])
+            if recorded:
+                calls, run = _spent(recorded)
+                table.calls[position], table.run[position] = calls - before[0], run - before[1]
+            stopping.observe(depth, accepted)
             drafter.commit(output[place + 1 : place + accepted + 2])
             place = self.route.after(position, accepted) - first
 

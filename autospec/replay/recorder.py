@@ -20,44 +20,20 @@ from autospec.engine.cache import KVCache
 from autospec.engine.decoder import SpeculativeDecoder
 from autospec.engine.drafters import EarlyExitDrafter
 from autospec.engine.drafters.recycling import NUM_CANDIDATES
+from autospec.engine.model import CausalLM
 from autospec.engine.sampling import to_probs
 from autospec.errors import ConfigError, ReplayError
 from autospec.replay.asking import Asking
+from autospec.replay.budget import NODE_COST, RecordingBudget, num_nodes, plain_generations
 from autospec.replay.forest import Rows
 from autospec.replay.modelling import Modelling
 from autospec.replay.running import draft_model, rows_of
 from autospec.replay.textual import TEXT_DRAFTERS
 from autospec.replay.trace import Trace, TracePrompt
+from autospec.replay.windowing import record_windows
 from autospec.sources import portable_source
 
 _LOGGER = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class RecordingBudget:
-    """How much of a drafter's mind is recorded; what lies beyond is added when it is missed.
-
-    Args:
-        max_depth: Longest draft.
-        width: Candidates of a node.
-        max_nodes: Nodes of the best-first tree that is recorded at every position; 0 records chains only.
-        exit_layers: Of a target that drafts itself.
-        draft_temperatures: Of drafters, under sampling; -1 is that of the target.
-        max_bytes: Most a trace may take, whatever is added to it.
-    """
-
-    max_depth: int = 16
-    width: int = 8
-    max_nodes: int = 16
-    exit_layers: tuple[int, ...] = (0,)
-    draft_temperatures: tuple[float, ...] = (-1.0,)
-    max_bytes: int = 1 << 30
-
-    def estimate_bytes(self, num_tokens: int, num_positions: int, num_forests: int) -> int:
-        """Return about how large a trace will be; half of the positions are taken to leave the text."""
-        nodes = num_positions * (1 + (self.max_depth + self.max_nodes) // 2)
-        drawn = num_positions * (12 * self.max_depth + 16)
-        return num_tokens * (4 + 8 * NUM_CANDIDATES) + num_forests * (nodes * (12 * self.width + 12) + drawn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +101,14 @@ class Recorder:
         seconds = {"plain": clock.now() - started}
         trace = self._of_target(prompts, outputs, sampling)
         seconds["target"] = clock.now() - started - seconds["plain"]
+        budgets = self._budgets([key for _, key, _ in self._entries(sampling)])
         for name, key, temperature in self._entries(sampling):
             started = clock.now()
-            self._record_drafter(trace, name, key, temperature)
+            config = SpecConfig(name, self.budget.max_depth, draft_temperature=temperature)
+            if key in budgets:
+                Modelling(self.decoder, trace, budgets[key]).record(key, config)
+            else:
+                Asking(self.decoder, trace).record(key, config, self.budget.width, self.budget.max_nodes)
             seconds[key] = seconds.get(key, 0.0) + clock.now() - started
         trace.seconds.update(seconds)
         return trace
@@ -141,36 +122,66 @@ class Recorder:
         num_entries = len(list(self._entries(sampling or SamplingParams())))
         return self.budget.estimate_bytes(num_tokens, num_positions, num_entries)
 
-    def extend(self, trace: Trace, key: str, config: SpecConfig, positions: NDArray[np.int64], limit: int) -> None:
-        """Add to a trace what a configuration drafts.
+    def extend(
+        self, trace: Trace, key: str, configs: Sequence[SpecConfig], positions: NDArray[np.int64], limit: int
+    ) -> None:
+        """Add to a trace what configurations draft, all of them at once.
 
         Args:
             trace: Changed.
             key: Under which the drafter was recorded, or its name where it shows no probabilities.
-            config: What is drafted.
+            configs: What is drafted.
             positions: Where.
             limit: Longest path.
 
         Raises:
             ReplayError: The trace would become larger than the budget allows, or the decoder has no such drafter.
         """
-        num_nodes = limit if config.tree_shape == "chain" else max(config.tree_nodes, len(config.tree_paths)) + limit
-        self._check_size(trace.num_bytes + len(positions) * num_nodes * (12 * self.budget.width + 12))
+        num_bytes = len(positions) * num_nodes(configs, limit) * (12 * self.budget.width + 12)
+        self._check_size(trace.num_bytes + num_bytes)
         name = key.partition("~")[0].partition("@")[0]
         if name not in self.decoder.drafters:
             raise ReplayError(f"a draft is added by a decoder with its drafter, {name!r}, but it was not given")
         if self._model(name, key) is not None:
-            Modelling(self.decoder, trace, self.budget).extend(key, config, positions, limit)
-        elif key in trace.forests:
-            Asking(self.decoder, trace).extend(key, config, positions, limit)
-        else:
-            Asking(self.decoder, trace).store(name, config, positions, limit)
+            Modelling(self.decoder, trace, self.budget).extend(key, configs, positions, limit)
+            return
+        for config in configs:
+            if key in trace.forests:
+                Asking(self.decoder, trace).extend(key, config, positions, limit)
+            else:
+                Asking(self.decoder, trace).store(name, config, positions, limit)
+
+    def seconds_to_extend(self, trace: Trace, key: str, configs: Sequence[SpecConfig]) -> float:
+        """Return about how long `extend` takes everywhere, going by what plain decoding of the texts took."""
+        model, plain = self._model(key.partition("~")[0].partition("@")[0], key), trace.seconds.get("plain", 0.0)
+        if model is None:  # asked position by position, for every configuration
+            return plain * len(configs)
+        return plain * plain_generations(self._relative_size(model), configs)
+
+    def seconds_to_look_ahead(self, trace: Trace, size: int, depth: int) -> float:
+        """Return about how long `add_windows` takes."""
+        num_tokens = len(trace.text) / size * sum(range(size, size + depth))
+        return trace.seconds.get("plain", 0.0) * NODE_COST * num_tokens / trace.num_positions
+
+    def add_windows(self, trace: Trace, size: int, depth: int) -> None:
+        """Add the windows of lookahead decoding to a trace; see `autospec.replay.windowing`.
+
+        Args:
+            trace: Changed.
+            size: Tokens of a window.
+            depth: Iterations.
+
+        Raises:
+            ReplayError: The trace would become larger than the budget allows.
+        """
+        self._check_size(trace.num_bytes + 4 * len(trace.text) * depth)
+        record_windows(self.decoder.target, trace, size, depth)
 
     def _check_size(self, num_bytes: int) -> None:
         if num_bytes > self.budget.max_bytes:
             raise ReplayError(f"a trace must fit {self.budget.max_bytes} bytes, but would take about {num_bytes}")
 
-    def _model(self, name: str, key: str) -> object:
+    def _model(self, name: str, key: str) -> CausalLM | None:
         _, _, exit_layer = key.partition("~")[0].partition("@")
         return draft_model(self.decoder.drafters[name], self.decoder.target, int(exit_layer or 0))
 
@@ -219,9 +230,15 @@ class Recorder:
             default_exit=(target.num_layers + 1) // 2,
         )
 
-    def _record_drafter(self, trace: Trace, name: str, key: str, temperature: float) -> None:
-        config = SpecConfig(name, self.budget.max_depth, draft_temperature=temperature)
-        if self._model(name, key) is not None:
-            Modelling(self.decoder, trace, self.budget).record(key, config)
-        else:
-            Asking(self.decoder, trace).record(key, config, self.budget.width, self.budget.max_nodes)
+    def _budgets(self, keys: Sequence[str]) -> dict[str, RecordingBudget]:
+        """Return what is recorded of each drafter that is a language model."""
+        found = [(key, self._model(key.partition("~")[0].partition("@")[0], key)) for key in keys]
+        sizes = {key: self._relative_size(model) for key, model in found if model is not None}
+        return self.budget.shared(sizes)
+
+    def _relative_size(self, model: CausalLM) -> float:
+        return _num_weights(model) / _num_weights(self.decoder.target)
+
+
+def _num_weights(model: CausalLM) -> int:
+    return sum(weight.numel() for weight in model.weights())

@@ -1,11 +1,12 @@
-"""Runs a draft model behind many positions of a text at once: the text is run once, every draft sees its own part.
+"""Runs a draft model behind many positions of many texts at once: a text is run once, every draft sees its own part.
 
 For drafters that are a causal language model over the target's tokens: small models, and the target's own layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,93 +20,136 @@ from autospec.engine.drafters.small_model import fit_vocabulary
 from autospec.engine.growth import draft_logprobs
 from autospec.engine.layers import keep_layers
 from autospec.engine.model import CausalLM
+from autospec.engine.rows import RowTokens
 from autospec.replay.forest import DraftForest, Ints, Rows
 
+_ROOM = 256  # nodes behind each text for which there is room from the start
+_LOGITS_AT_ONCE, _LEAST_AT_ONCE = 1 << 23, 128  # numbers that one forward returns, and tokens that it may have anyway
 
-class TextRunner:
-    """A draft model over one recorded text.
 
-    Nodes that were run stay in its cache behind the text, until there are more than `max_nodes` of them.
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """Where the first nodes of a forest stand, those behind recorded text.
+
+    Args:
+        rows: [roots] which of a runner's texts.
+        contexts: [roots] tokens of the text before each.
+    """
+
+    rows: NDArray[np.int64]
+    contexts: NDArray[np.int64]
+
+
+class TextsRunner:
+    """A draft model over recorded texts, side by side.
+
+    Nodes that were run stay in its cache behind their text until `forget`; each sees its own part of the text and the
+    nodes before it, and what all texts ask goes into one forward.
 
     Args:
         model: Of the drafter.
-        text: Prompt and output.
+        texts: Prompts and outputs.
         vocab_size: Of the target.
-        max_nodes: Most draft nodes held.
     """
 
-    def __init__(self, model: CausalLM, text: Sequence[int], vocab_size: int, max_nodes: int = 4096) -> None:
-        self._model, self._vocab_size, self._max_nodes = model, vocab_size, max_nodes
-        length = min(len(text), model.usable_length)
-        self._text, self._length = list(text), length
-        self._cache = KVCache(length + max_nodes)
-        self.logits = self._fit(model.forward(torch.tensor([self._text[:length]]), self._cache)[0])
-        self._slots: dict[int, int] = {}  # node -> slot in the cache
+    def __init__(self, model: CausalLM, texts: Sequence[Sequence[int]], vocab_size: int) -> None:
+        self._model, self._vocab_size = model, vocab_size
+        self._texts = [list(text[: model.usable_length]) for text in texts]
+        self._cache = KVCache(max(map(len, self._texts)) + _ROOM, len(texts))
+        self._slots = np.zeros(0, dtype=np.int64)  # of each node in the cache of its text; -1 where it is not
+        self._most = max(_LEAST_AT_ONCE, _LOGITS_AT_ONCE // model.vocab_size)
 
-    def expand(
-        self, forest: DraftForest, parents: Ints, ranks: Ints, contexts: NDArray[np.int64], first: int
-    ) -> Tensor:
-        """Return the logits behind candidates of nodes: [n, vocab].
+    @property
+    def has_read(self) -> bool:
+        """Whether every text is in the cache."""
+        return min(self._cache.lengths) > 0
+
+    def read(self, row: int, contexts: NDArray[np.int64]) -> Tensor:
+        """Run a text, and return the logits behind so many of its tokens: [n, vocab].
+
+        Args:
+            row: Which text.
+            contexts: [n] ascending; those beyond the model's length count as that, and are of no use.
+        """
+        text = self._texts[row]
+        self._cache.lengths[row] = 0
+        places = np.minimum(contexts, len(text))
+        wanted = len(text) - int(places.min(initial=len(text))) + 1
+        logits = self._model.forward(torch.tensor([text]), self._cache.row(row), num_logits=wanted)[0]
+        return self._fit(logits[torch.from_numpy(places - 1 - (len(text) - wanted))])
+
+    def expand(self, forest: DraftForest, parents: Ints, ranks: Ints, roots: Roots) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the logits behind candidates of nodes, some at a time: which of them, and [some, vocab].
+
+        They are taken to become the next nodes of the forest, in order, once all are run.
 
         Args:
             forest: Holds the parents.
             parents: [n] nodes.
             ranks: [n] candidates of them.
-            contexts: Tokens of the text before each position.
-            first: Node that the first of these will be.
+            roots: Where the forest's first nodes stand.
         """
-        batch = 512
-        parts = []
-        for start in range(0, len(parents), batch):
-            some = slice(start, start + batch)
-            parts.append(self._expand(forest, parents[some], ranks[some], contexts, first + start))
-        return torch.cat(parts)
-
-    def _expand(
-        self, forest: DraftForest, parents: Ints, ranks: Ints, contexts: NDArray[np.int64], first: int
-    ) -> Tensor:
-        new = list[tuple[int, int, int]]()  # (node, parent, token), parents before children
-        needed = self._missing([int(parent) for parent in parents], forest)
-        if len(self._slots) + len(needed) + len(parents) > self._max_nodes:
-            self.forget()
-            needed = self._missing([int(parent) for parent in parents], forest)
-        for node in needed:
-            parent = int(forest.parents[node])
-            new.append((node, parent, int(forest.rows.tokens[parent, forest.ranks[node]])))
-        for place, (parent, rank) in enumerate(zip(parents.tolist(), ranks.tolist(), strict=True)):
-            new.append((first + place, parent, int(forest.rows.tokens[parent, rank])))
-        start = self._cache.length
-        mask = torch.zeros(len(new), start + len(new), dtype=torch.bool)
-        depths = []
-        known = {node: start + row for row, (node, _, _) in enumerate(new)}
-        slots = self._slots | known
-        for row, (_, parent, _) in enumerate(new):
-            mask[row, start + row] = True
-            depth, at = 0, parent
-            while (before := int(forest.parents[at])) >= 0:
-                mask[row, slots[at]] = True
-                depth, at = depth + 1, before
-            context = int(contexts[at])
-            mask[row, :context] = True
-            depths.append(context + depth - start)
-        tokens = torch.tensor([[token for _, _, token in new]])
-        logits = self._model.forward(tokens, self._cache, tree_mask=mask, depths=depths)[0]
-        self._slots = slots
-        return self._fit(logits[len(needed) :])
+        first = forest.num_nodes
+        grown = np.full(first + len(parents), -1, dtype=np.int64)
+        known = min(len(self._slots), first)
+        grown[:known] = self._slots[:known]
+        self._slots = grown
+        tokens = forest.rows.tokens[parents, ranks]
+        self._run_missing(forest, parents, roots)
+        for start in range(0, len(parents), self._most):
+            some = slice(start, min(start + self._most, len(parents)))
+            nodes = np.arange(first + some.start, first + some.stop)
+            yield some, self._run(forest, nodes, parents[some].astype(np.int64), tokens[some], roots)
 
     def forget(self) -> None:
         """Drop the draft nodes from the cache; what is asked behind them later runs them again."""
-        self._slots = {}
-        self._cache.crop(0, self._length)
+        self._slots = np.zeros(0, dtype=np.int64)
+        for row, text in enumerate(self._texts):
+            self._cache.crop(row, min(self._cache.lengths[row], len(text)))
 
-    def _missing(self, nodes: Sequence[int], forest: DraftForest) -> list[int]:
-        """Return the nodes on the ways to these that are not in the cache, parents before children."""
-        found = set[int]()
-        for node in nodes:
-            while forest.parents[node] >= 0 and node not in self._slots and node not in found:
-                found.add(node)
-                node = int(forest.parents[node])
-        return sorted(found)
+    def _run_missing(self, forest: DraftForest, nodes: Ints, roots: Roots) -> None:
+        """Run the nodes on the ways to these that are not in the cache, depth by depth."""
+        layers = list[NDArray[np.int64]]()
+        at = np.unique(nodes).astype(np.int64)
+        while len(at := at[(forest.parents[at] >= 0) & (self._slots[at] < 0)]):
+            layers.append(at)
+            at = np.unique(forest.parents[at]).astype(np.int64)
+        for layer in reversed(layers):
+            layer = layer[self._slots[layer] < 0]
+            for start in range(0, len(layer), self._most):
+                some = layer[start : start + self._most]
+                parents = forest.parents[some].astype(np.int64)
+                self._run(forest, some, parents, forest.rows.tokens[parents, forest.ranks[some]], roots)
+
+    def _run(
+        self, forest: DraftForest, nodes: NDArray[np.int64], parents: NDArray[np.int64], tokens: Ints, roots: Roots
+    ) -> Tensor:
+        """Run nodes whose parents are in the cache or stand behind the text; return their logits, in order."""
+        above, at = list[NDArray[np.int64]](), parents
+        while (within := forest.parents[at] >= 0).any():
+            above.append(np.where(within, self._slots[at], -1))
+            at = np.where(within, forest.parents[at], at)
+        depths = sum((slots >= 0).astype(np.int64) for slots in above) + roots.contexts[at]
+        rows, asked, order = roots.rows[at], list[RowTokens](), list[NDArray[np.int64]]()
+        lengths = self._cache.lengths
+        needed = max(lengths) + int(np.bincount(rows).max())
+        if needed > self._cache.capacity:
+            self._cache.reserve(max(needed, self._cache.capacity * 3 // 2))
+        for row in np.unique(rows).tolist():
+            own, start = np.nonzero(rows == row)[0], lengths[row]
+            every = np.arange(len(own))
+            mask = np.arange(start + len(own)) < roots.contexts[at[own], None]
+            for slots in above:
+                seen = slots[own] >= 0
+                mask[every[seen], slots[own][seen]] = True
+            mask[every, start + every] = True
+            self._slots[nodes[own]] = start + every
+            places = (np.asarray(depths)[own] - start).tolist()
+            asked.append(RowTokens(row, tokens[own].tolist(), torch.from_numpy(mask), places))
+            order.append(own)
+        parts = [logits for logits, _ in self._model.forward_rows(asked, self._cache)]
+        back = np.argsort(np.concatenate(order), kind="stable")
+        return self._fit(torch.cat(parts)[torch.from_numpy(back)])
 
     def _fit(self, logits: Tensor) -> Tensor:
         return fit_vocabulary(logits.float(), self._vocab_size)

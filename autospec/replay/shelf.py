@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from autospec.config import SpecConfig
 from autospec.engine.costs import CostCurve, costs_of
 from autospec.errors import ReplayMiss
-from autospec.replay.branching import Layers, grow_layers
+from autospec.replay.branching import grow_layers
+from autospec.replay.cutting import Layers, Level
 from autospec.replay.forest import Ints
 from autospec.replay.tables import Chains
 from autospec.replay.trace import Trace
 
-_DEPTH = 16  # one growth of this depth serves every shorter draft
+_DEPTH, _NODES = 16, 32  # one growth of this depth and of so many nodes serves all that are smaller
 
 
 class Shelf:
@@ -31,6 +32,7 @@ class Shelf:
         self.trace, self.costs, self.most = trace, costs, most
         self._chains: dict[tuple[object, ...], Chains] = {}
         self._stops: dict[tuple[object, ...], NDArray[np.int64]] = {}
+        self._growths: dict[tuple[object, ...], tuple[int, tuple[Level, ...]]] = {}  # with the nodes there were
         self._layers: dict[tuple[object, ...], Layers] = {}
 
     def limits(self, key: str, length: int | NDArray[np.int64]) -> NDArray[np.int64]:
@@ -75,15 +77,27 @@ class Shelf:
             ReplayMiss: Nodes were recorded with fewer candidates than the trees have children.
         """
         self.check_width(key, config)
-        forest, depth = self.trace.forests[key], max(_DEPTH, config.draft_length)
+        depth = max(_DEPTH, config.draft_length)
+        levels = self._grown(key, config, depth)
         least = config.stop_threshold * (config.stop_rule == "cumulative")
-        shape = (config.tree_shape, config.tree_width, config.tree_nodes)
-        known = (key, forest.num_nodes, *shape, least, depth)
+        known = (key, id(levels), config.tree_nodes, least)
         if known not in self._layers:
-            places, limits = np.arange(self.trace.num_positions), self.limits(key, depth)
-            wanted = wanted_of(self.trace, places, limits)
-            self._layers[known] = grow_layers(forest, config, wanted, limits, places)
+            self._layers[known] = Layers.cut(levels, self.trace.num_positions, config.tree_nodes, least)
         return self._layers[known]
+
+    def _grown(self, key: str, config: SpecConfig, depth: int) -> tuple[Level, ...]:
+        """Return the growth from which trees of a configuration's shape and width are cut."""
+        is_beam, size = config.tree_shape == "beam", max(_NODES, config.tree_nodes)
+        kind, forest = (key, is_beam, config.tree_width, size, depth), self.trace.forests[key]
+        num_nodes, levels = self._growths.get(kind, (-1, ()))
+        if num_nodes != forest.num_nodes:  # more was recorded since
+            places, limits = np.arange(self.trace.num_positions), self.limits(key, depth)
+            shape = "beam" if is_beam else "best_first"
+            whole = SpecConfig("x", 1, tree_shape=shape, tree_width=config.tree_width, tree_nodes=size)
+            old, levels = levels, grow_layers(forest, whole, wanted_of(self.trace, places, limits), limits, places)
+            self._growths[kind] = forest.num_nodes, levels
+            self._layers = {known: cut for known, cut in self._layers.items() if cut.levels is not old}
+        return levels
 
     def check_width(self, key: str, config: SpecConfig) -> None:
         """Refuse trees that look at more candidates than were recorded."""

@@ -7,7 +7,7 @@ decoding's; what a trace does not decide is refused, or expected (`autospec.repl
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,75 +16,18 @@ from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.costs import CostCurve
 from autospec.engine.drafters import CombinedDrafter, Drafter
 from autospec.errors import ReplayError, ReplayMiss
-from autospec.records import StepStats
 from autospec.replay.drafts import Extender, RecordedDrafter, StoredDrafter
 from autospec.replay.following import Follower
 from autospec.replay.ranking import follow_ranks, grow_paths
 from autospec.replay.recorder import Recorder
+from autospec.replay.replayed import Replay, route_of
 from autospec.replay.shelf import Shelf, wanted_of
 from autospec.replay.tables import StepTable
 from autospec.replay.textual import CHAIN_KNOBS, TEXT_DRAFTERS, ChainTables, drafts_everywhere, lookup_of, made_of
 from autospec.replay.trace import Trace
-from autospec.replay.walking import Route, walk_adaptive, walk_heuristic, walk_plain
+from autospec.replay.walking import walk_adaptive, walk_heuristic, walk_plain
+from autospec.replay.windowing import RecordedLookahead
 from autospec.rules import ACCEPT_RULES
-
-
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """The steps of one configuration, those of the first prompt first: arrays [steps].
-
-    Args:
-        config: What was replayed.
-        prompts: Row of the prompt in the trace.
-        contexts: Tokens of the text when the step began; the target's cache held one fewer.
-        nodes: Draft tokens verified; the target's forward ran one more.
-        depth: Of the draft.
-        accepted: Of them kept; one more token was written.
-        tested: Positions put to the test.
-        calls: Forwards of draft models, the first of each behind the text.
-        run: Draft nodes that the forwards behind the first ran, all together.
-        dropped: [prompts] tokens of the last step that stood behind the end of the output.
-    """
-
-    config: SpecConfig
-    prompts: NDArray[np.int64]
-    contexts: NDArray[np.int64]
-    nodes: NDArray[np.int16]
-    depth: NDArray[np.int16]
-    accepted: NDArray[np.int16]
-    tested: NDArray[np.int16]
-    calls: NDArray[np.int16]
-    run: NDArray[np.int16]
-    dropped: NDArray[np.int64]
-
-    @property
-    def num_prompts(self) -> int:
-        """Number of prompts in the trace."""
-        return len(self.dropped)
-
-    @property
-    def firsts(self) -> NDArray[np.float64]:
-        """1 for each prompt's first step that runs a draft model, 0 for the others: [steps]."""
-        called = np.nonzero(self.calls > 0)[0]
-        found = np.zeros(len(self.calls))
-        found[called[np.unique(self.prompts[called], return_index=True)[1]]] = 1.0
-        return found
-
-    def per_prompt(self, counts: NDArray[np.int16] | None = None) -> NDArray[np.int64]:
-        """Return the sum of one of the arrays for every prompt, or how many steps it has: [prompts]."""
-        weights = None if counts is None else counts.astype(np.float64)
-        return np.bincount(self.prompts, weights, minlength=self.num_prompts).astype(np.int64)
-
-    def stats(self, row: int) -> StepStats:
-        """Return the counts of one prompt, as a live run has them; its seconds are 0."""
-        stats, own = StepStats(num_new_tokens=1), self.prompts == row
-        for nodes, accepted, tested in zip(
-            self.nodes[own].tolist(), self.accepted[own].tolist(), self.tested[own].tolist(), strict=True
-        ):
-            stats.add_step(nodes, accepted, tested)
-            stats.num_new_tokens += accepted + 1
-        stats.drop(int(self.dropped[row]))
-        return stats
 
 
 class Simulator:
@@ -99,6 +42,9 @@ class Simulator:
         max_new_tokens: Of every prompt; None takes what was recorded.
         ends: [prompts] after how many tokens each output ends; see `output_ends`. None goes on behind an end of text.
         sampling: What is asked about; its seed does not count. None takes what was recorded.
+
+    Attributes:
+        may_record: Whether what is missed is recorded now; otherwise it raises `ReplayMiss`, as without a recorder.
 
     Raises:
         ReplayError: The trace was recorded under other sampling, or with fewer tokens.
@@ -118,12 +64,65 @@ class Simulator:
         _check_sampling(trace, trace.sampling if sampling is None else sampling)
         self.trace, self.costs, self._recorder = trace, dict(costs or {}), recorder
         given = drafters if drafters is not None or recorder is None else recorder.decoder.drafters
+        self.may_record = True
         self._given = dict(given or {})
         self._made: dict[tuple[str, str], Drafter | None] = {}
         self._texts = dict[str, ChainTables]()
-        self.route = _route(trace, max_new_tokens, ends)
+        self.route = route_of(trace, max_new_tokens, ends)
         self.shelf = Shelf(trace, self.costs, np.maximum(self.route.left - 1, 0))
         self._follower = Follower(trace, self.route, self.costs)
+
+    def parts_to_record(self, config: SpecConfig) -> tuple[str, ...]:
+        """Return the parts of a trace that a configuration reads and a recorder can add to.
+
+        Raises:
+            ReplayError: There is no recorder, or a drafter was recorded otherwise.
+        """
+        if self._recorder is None:
+            raise ReplayMiss("what was not recorded can be added by a recorder only, but there is none")
+        found = []
+        for name in config.drafter_names:
+            if isinstance(lookup := self._lookup(name), RecordedLookahead):
+                found.append(f"windows/{config.lookahead_window}")
+            elif lookup is None:
+                found.append(self.key_of(config, name) or name)
+        return tuple(found)
+
+    def seconds_to_record(self, configs: Sequence[SpecConfig]) -> float:
+        """Return about how long it takes to record what configurations read that read the same parts of the trace."""
+        seconds, recorder = 0.0, self._recorder
+        assert recorder is not None
+        for part in self.parts_to_record(configs[0]):
+            kind, _, size = part.partition("/")
+            if kind == "windows":
+                depth = max(config.lookahead_ngram for config in configs) - 1
+                seconds += recorder.seconds_to_look_ahead(self.trace, int(size), depth)
+            else:
+                seconds += recorder.seconds_to_extend(self.trace, part, configs)
+        return seconds
+
+    def record(self, configs: Sequence[SpecConfig]) -> None:
+        """Record what configurations would miss, of all of them at once; those that are refused are left out.
+
+        Raises:
+            ReplayError: It cannot be recorded.
+        """
+        self._look_ahead(configs)
+        lacking = []
+        for config in configs:
+            try:
+                self._refuse(config)
+                table = self.steps(config)
+            except ReplayError:
+                continue
+            if table.is_missing.any():
+                lacking.append((config, table))
+        if lacking:
+            self._extend(lacking)
+
+    @property
+    def _recorder_now(self) -> Recorder | None:
+        return self._recorder if self.may_record else None
 
     @property
     def drafters(self) -> Mapping[str, Drafter]:
@@ -143,11 +142,22 @@ class Simulator:
         """
         for config in configs:
             self._refuse(config)
+        self._look_ahead(configs)
         tables = [self.steps(config) for config in configs]
         if not tables:
             return []
         visited = walk_plain(np.stack([table.accepted for table in tables]), self.route)
-        return [self._seen(*one) for one in zip(configs, tables, visited, strict=True)]
+        lacks = [bool((seen & table.is_missing).any()) for seen, table in zip(visited, tables, strict=True)]
+        found = [
+            None if lack else self._seen(*one)
+            for lack, one in zip(lacks, zip(configs, tables, visited, strict=True), strict=True)
+        ]
+        if any(lacks):
+            lacking = [(config, table) for config, table, lack in zip(configs, tables, lacks, strict=True) if lack]
+            self._extend(lacking)
+            added = iter(self.replay_all([config for config, _ in lacking]))
+            return [next(added) if one is None else one for one in found]
+        return [one for one in found if one is not None]
 
     def steps(self, config: SpecConfig) -> StepTable:
         """Return the step at every position that may be visited; a rule with state is walked first."""
@@ -169,6 +179,18 @@ class Simulator:
         if config.tree_paths:
             return StepTable.stack([self._table(config, limit) for limit in range(config.draft_length + 1)])
         return self._table(config, np.arange(config.draft_length + 1)[:, None])
+
+    def _look_ahead(self, configs: Sequence[SpecConfig]) -> None:
+        """Record the windows of lookahead decoding that configurations read, if there is a recorder."""
+        depths: dict[int, int] = {}
+        for config in configs:
+            if any(isinstance(self._lookup(name), RecordedLookahead) for name in config.drafter_names):
+                size = config.lookahead_window
+                depths[size] = max(depths.get(size, 0), config.lookahead_ngram - 1)
+        for size, depth in depths.items():
+            known = self.trace.windows.get(size)
+            if (known is None or known.shape[2] < depth) and self._recorder_now is not None:
+                self._recorder_now.add_windows(self.trace, size, depth)
 
     def _refuse(self, config: SpecConfig) -> None:
         rule = config.accept_rule
@@ -206,11 +228,10 @@ class Simulator:
 
     def _part_drafter(self, config: SpecConfig, name: str) -> Drafter:
         extend: Extender | None = None
-        if self._recorder is not None:
-            recorder = self._recorder
+        if (recorder := self._recorder_now) is not None:
 
-            def extend(key: str, wanted: SpecConfig, positions: NDArray[np.int64], limit: int) -> None:
-                recorder.extend(self.trace, key, wanted, positions, limit)
+            def extend(key: str, wanted: SpecConfig, limit: int) -> None:
+                recorder.extend(self.trace, key, [wanted], np.arange(self.trace.num_positions), limit)
 
         if (key := self.key_of(config, name)) is not None:
             return RecordedDrafter(self.shelf, key, extend)
@@ -292,29 +313,34 @@ class Simulator:
 
     def _seen(self, config: SpecConfig, table: StepTable, visited: NDArray[np.bool_]) -> Replay:
         places = np.nonzero(visited)[0]
-        missing = places[table.is_missing[places]]
-        if len(missing):
-            if self._recorder is None:
-                raise ReplayMiss(
-                    f"every draft that is reached must be recorded, but under {config.short()} those at "
-                    f"{len(missing)} positions are not"
-                )
-            self._extend(config, missing)
-            return self.replay(config)
         names = ("nodes", "depth", "accepted", "tested", "calls", "run")
         counts = {name: getattr(table, name)[places] for name in names}
         prompts, contexts = self.trace.prompt_of[places], self.trace.contexts[places]
         return Replay(config, prompts, contexts, dropped=self._dropped(places, counts["accepted"]), **counts)
 
-    def _extend(self, config: SpecConfig, missing: NDArray[np.int64]) -> None:
-        """Record what a configuration drafts at positions; what cannot be recorded must not be tried for ever."""
-        assert self._recorder is not None
-        keys = [key for name in config.drafter_names if (key := self.key_of(config, name)) is not None]
-        before = [(self.trace.forests[key].num_nodes, id(self.trace.drawn.get(key))) for key in keys]
-        for key in keys:
-            self._recorder.extend(self.trace, key, config, missing, config.draft_length)
-        if before == [(self.trace.forests[key].num_nodes, id(self.trace.drawn.get(key))) for key in keys]:
-            raise ReplayMiss(f"every draft that is reached must be recorded, but those of {config.short()} cannot be")
+    def _extend(self, lacking: Sequence[tuple[SpecConfig, StepTable]]) -> None:
+        """Record what configurations draft where something is missing; they are batched by drafter.
+
+        What cannot be recorded must not be tried for ever.
+        """
+        first = lacking[0][0].short()
+        recorder = self._recorder_now
+        if recorder is None:
+            raise ReplayMiss(
+                f"every draft that is reached must be recorded, but those of {first} at "
+                f"{int(lacking[0][1].is_missing.sum())} positions are not"
+            )
+        by_key: dict[str, dict[SpecConfig, NDArray[np.bool_]]] = {}
+        for config, table in lacking:
+            keys = [key for name in config.drafter_names if (key := self.key_of(config, name)) is not None]
+            for key in keys:
+                by_key.setdefault(key, {})[config] = table.is_missing
+        before = [(self.trace.forests[key].num_nodes, id(self.trace.drawn.get(key))) for key in by_key]
+        for key, missing in by_key.items():
+            positions = np.nonzero(np.any(list(missing.values()), axis=0))[0]
+            recorder.extend(self.trace, key, list(missing), positions, max(one.draft_length for one in missing))
+        if before == [(self.trace.forests[key].num_nodes, id(self.trace.drawn.get(key))) for key in by_key]:
+            raise ReplayMiss(f"every draft that is reached must be recorded, but those of {first} cannot be")
 
     def _dropped(self, places: NDArray[np.int64], accepted: NDArray[np.int16]) -> NDArray[np.int64]:
         """Return how many tokens each prompt's last step wrote behind the end of its output."""
@@ -323,16 +349,6 @@ class Simulator:
         dropped = np.zeros(len(self.trace.prompts), dtype=np.int64)
         np.maximum.at(dropped, prompts, np.maximum(overshoot, 0))
         return dropped
-
-
-def _route(trace: Trace, max_new_tokens: int | None, ends: Sequence[int] | None) -> Route:
-    starts, left = trace.position_starts, trace.left(max_new_tokens)
-    last = starts[1:].copy()
-    if ends is not None:
-        if len(ends) != len(trace.prompts):
-            raise ReplayError(f"`ends` must name one for each prompt, but got {len(ends)} for {len(trace.prompts)}")
-        last = np.minimum(last, starts[:-1] + np.array(ends, dtype=np.int64) - 1)
-    return Route(starts[:-1], left, last[trace.prompt_of])
 
 
 def _check_sampling(trace: Trace, asked: SamplingParams) -> None:

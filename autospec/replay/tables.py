@@ -77,23 +77,27 @@ class StepTable:
         calls, run = (np.broadcast_to(part, nodes.shape) for part in (self.calls, self.run))
         return StepTable(nodes, nodes, accepted, tested, calls, run, np.broadcast_to(self.is_missing, nodes.shape))
 
-    def put(self, position: int, tree: TokenTree, wanted: Sequence[int]) -> int:
-        """Enter a draft and return how many of its tokens are accepted.
+    def put(self, position: int, tree: TokenTree, wanted: Sequence[int]) -> tuple[int, int]:
+        """Enter a draft; return its depth, and how many of its tokens are accepted.
 
         Args:
             position: Where.
             tree: The draft.
             wanted: What the target writes from there on, at least as many tokens as the draft is deep.
         """
-        depths, node, count = list[int](), -1, 0
-        for place, (parent, token) in enumerate(zip(tree.parents, tree.token_ids.tolist(), strict=True)):
-            depths.append(1 if parent < 0 else depths[parent] + 1)
+        parents, node, count = tree.parents, -1, 0
+        if not parents:
+            return 0, 0
+        depths = [0] * (len(parents) + 1)  # that of the root last, which is where its index -1 finds it
+        for place, (parent, token) in enumerate(zip(parents, tree.token_ids.tolist(), strict=True)):
+            depths[place] = depths[parent] + 1
             # Nodes come behind their parents, so what the target takes next is still to come.
             if parent == node and count < len(wanted) and token == wanted[count]:
                 node, count = place, count + 1
-        self.nodes[position], self.depth[position] = len(depths), max(depths, default=0)
-        self.accepted[position], self.tested[position] = count, count + (node in tree.parents)
-        return count
+        depth = max(depths)
+        self.nodes[position], self.depth[position] = len(parents), depth
+        self.accepted[position], self.tested[position] = count, count + (node in parents)
+        return depth, count
 
 
 @dataclass(frozen=True, slots=True)

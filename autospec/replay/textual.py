@@ -14,6 +14,7 @@ from autospec.engine.drafters import (
     DatastoreDrafter,
     Drafter,
     DraftPlan,
+    LookaheadDrafter,
     NgramDrafter,
     RecyclingDrafter,
     SuffixDrafter,
@@ -24,13 +25,15 @@ from autospec.errors import ReplayError
 from autospec.replay.drafts import FollowsRows, RecordedRecycling, WarmNgram, WarmSuffix
 from autospec.replay.tables import StepTable
 from autospec.replay.trace import Trace
+from autospec.replay.windowing import RecordedLookahead
 
-TEXT_DRAFTERS = (NgramDrafter, SuffixDrafter, DatastoreDrafter, RecyclingDrafter)
+TEXT_DRAFTERS = (NgramDrafter, SuffixDrafter, DatastoreDrafter, RecyclingDrafter, LookaheadDrafter)
 # Of those whose shorter chains are the beginnings of longer ones: the fields of a configuration that decide a chain.
 CHAIN_KNOBS: dict[type, tuple[str, ...]] = {
     NgramDrafter: ("ngram_min", "ngram_max"),
     DatastoreDrafter: (),
     RecordedRecycling: (),
+    RecordedLookahead: ("lookahead_window", "lookahead_ngram"),
 }
 
 
@@ -43,6 +46,8 @@ def made_of(source: str, trace: Trace) -> Drafter | None:
             return WarmSuffix(SuffixStore())
         case "recycling":
             return RecordedRecycling(trace)
+        case "lookahead":
+            return RecordedLookahead(trace)
     return None
 
 
@@ -54,6 +59,8 @@ def lookup_of(drafter: Drafter, trace: Trace, name: str) -> Drafter:
     """
     if isinstance(drafter, RecyclingDrafter):
         return RecordedRecycling(trace)
+    if isinstance(drafter, LookaheadDrafter):
+        return RecordedLookahead(trace)
     if isinstance(drafter, SuffixDrafter) and drafter.learns:
         raise ReplayError(f"a drafter that is replayed must begin every prompt in one state, but {name!r} learns")
     if type(drafter) is SuffixDrafter:

@@ -22,7 +22,7 @@ from autospec.errors import ReplayError, ReplayMiss
 from autospec.files import FileKind
 from autospec.replay.forest import Draft, DraftForest, DraftStore, Drawn, Floats, Ints, Rows
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 TENSORS, HEADER = "trace.safetensors", "trace.json"
 _ROWS, _LINKS = ("tokens", "logprobs", "entropies"), ("children", "parents", "ranks", "caps")
 _DTYPES = {"I32": np.dtype("<i4"), "F32": np.dtype("<f4")}
@@ -66,6 +66,8 @@ class Trace:
         forests: Name of a drafter, with its exit where it has several, to what it would draft.
         drawn: The same to what it draws, under sampling.
         drafts: Name of a drafter that shows no probabilities, with a hash of its knobs, to what it drafted.
+        windows: Size of a window of lookahead decoding to what those of all texts hold behind their first tokens:
+            [windows, size, tokens]; see `autospec.replay.windowing`.
         target_probs: [positions] that the target gave what it wrote, in the filters of sampling.
         default_exit: With how many of its layers the target drafts where `exit_layer` is 0.
         seconds: Phase to what recording took.
@@ -82,6 +84,7 @@ class Trace:
     forests: dict[str, DraftForest] = field(default_factory=dict)
     drawn: dict[str, Drawn] = field(default_factory=dict)
     drafts: dict[str, DraftStore] = field(default_factory=dict)
+    windows: dict[int, Ints] = field(default_factory=dict)
     target_probs: Floats = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
     default_exit: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -174,13 +177,18 @@ class Trace:
 
     def prompt_ids(self, row: int) -> list[int]:
         """Return the tokens of a prompt."""
-        start = self.text_starts[row]
-        return [int(token) for token in self.text[start : start + self.prompts[row].num_prompt]]
+        start = int(self.text_starts[row])
+        return self._ids[start : start + self.prompts[row].num_prompt]
 
     def output_ids(self, row: int) -> list[int]:
         """Return what the target wrote."""
-        start, end = self.text_starts[row] + self.prompts[row].num_prompt, self.text_starts[row + 1]
-        return [int(token) for token in self.text[start:end]]
+        start, end = int(self.text_starts[row]) + self.prompts[row].num_prompt, int(self.text_starts[row + 1])
+        return self._ids[start:end]
+
+    @cached_property
+    def _ids(self) -> list[int]:
+        ids: list[int] = self.text.tolist()
+        return ids
 
     @property
     def tensors(self) -> dict[str, NDArray[Any]]:
@@ -191,6 +199,7 @@ class Trace:
             "top_logprobs": self.top_logprobs,
             "target_probs": self.target_probs,
         }
+        found |= {f"windows/{size}": array for size, array in self.windows.items()}
         for name, drawn in self.drawn.items():
             found |= {f"{name}/drawn/{part.name}": getattr(drawn, part.name) for part in fields(drawn)}
         for name, store in self.drafts.items():
@@ -218,6 +227,7 @@ class Trace:
             "default_exit": self.default_exit,
             "forests": sorted(self.forests),
             "drawn": sorted(self.drawn),
+            "windows": sorted(self.windows),
             "drafts": {name: store.config.to_json() for name, store in sorted(self.drafts.items())},
         }
 
@@ -296,6 +306,7 @@ class Trace:
             forests=forests,
             drawn=drawn,
             drafts=drafts,
+            windows={size: arrays[f"windows/{size}"] for size in values["windows"]},
             target_probs=arrays["target_probs"],
             default_exit=values["default_exit"],
             seconds=dict(values["seconds"]),
@@ -307,7 +318,8 @@ def _mapped(path: Path) -> dict[str, NDArray[Any]]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
-    data = np.memmap(path, dtype=np.uint8, mode="r", offset=8 + length)
+    # As plain arrays over the map, whose elements are read several times as fast.
+    data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r", offset=8 + length))
     arrays = {}
     for name, entry in header.items():
         if name != "__metadata__":

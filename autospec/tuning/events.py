@@ -170,6 +170,7 @@ class Guided:
         noise: Spread of the profile's timings.
         num_expected: Of those priced, how many whose steps are not replayed but expected.
         expected: Which of the best these are.
+        num_left: Of those asked, how many there was no time to record.
     """
 
     num_asked: int
@@ -178,6 +179,7 @@ class Guided:
     noise: float
     num_expected: int = 0
     expected: tuple[SpecConfig, ...] = ()
+    num_left: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,14 @@ class Predicts(Protocol):
         """Return predictions, corrected by what was learnt."""
         ...
 
+    def unrecorded(self, configs: Sequence[SpecConfig]) -> list[SpecConfig]:
+        """Price what needs no recording, and return the rest."""
+        ...
+
+    def recordings(self, configs: Sequence[SpecConfig]) -> list[tuple[float, list[SpecConfig]]]:
+        """Return the rest in groups that are recorded together, with about the seconds that takes."""
+        ...
+
     def correct(self, measurements: Iterable[Measurement]) -> None:
         """Learn from measurements."""
         ...
@@ -59,18 +67,24 @@ class Guide:
         predictor: What prices them.
         candidates: What may be tried; those that cannot be priced are left to the sampler.
         is_whole: They are the whole space.
+        num_left: Of the space, besides these, what there was no time to record.
         every_drafter: Begin with the best of every drafter that pays, however far behind: where memory counts too, of
             which nothing is predicted, each has its own.
     """
 
     def __init__(
-        self, predictor: Predicts, candidates: Iterable[SpecConfig], is_whole: bool, every_drafter: bool = False
+        self,
+        predictor: Predicts,
+        candidates: Iterable[SpecConfig],
+        is_whole: bool,
+        every_drafter: bool = False,
+        num_left: int = 0,
     ) -> None:
         self._predictor, self._every_drafter = predictor, every_drafter
         asked = [config for config in dict.fromkeys(candidates) if not config.is_off]
         prices = [price for price in predictor.predict(asked) if price is not None]
         self.candidates = [price.config for price in prices]
-        self.num_asked, self.num_priced = len(asked), len(prices)
+        self.num_asked, self.num_priced, self.num_left = len(asked) + num_left, len(prices), num_left
         self.num_expected = sum(not price.is_exact for price in prices)
         self.is_complete = is_whole and self.num_priced == self.num_asked
 

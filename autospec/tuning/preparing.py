@@ -32,7 +32,7 @@ from autospec.tuning.events import Guided, PhaseStarted, Warned
 from autospec.tuning.guide import Guide
 from autospec.tuning.log import MeasurementLog
 from autospec.tuning.measuring import Measurer
-from autospec.tuning.replaying import is_priced_whole, replay_study
+from autospec.tuning.replaying import is_priced_whole, price, replay_study
 from autospec.tuning.space import SearchSpace
 from autospec.tuning.task import Task
 from autospec.tuning.trees import TreeMaker
@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 _REMEDY = "more study.minutes, or `python -m autospec profile` beforehand, measure more of what steps cost"
 TRACE_FOLDER, PROFILE_FILE = "trace", "profile.json"
 _END_ROOM = 37  # tokens that a profile leaves behind its longest context
-_REPLAY_SHARE = 0.1  # of the minutes, for pricing a space that is too large to be priced whole
+_REPLAY_SHARE = 0.1  # of the minutes, for pricing and for recording what it lacks
+_MOST_NODES = 32  # of trees that are recorded at every position; larger ones only where there is time left
 _PROFILE_SHARE = 0.05  # of the minutes, for measuring costs
 _UNLIMITED_SECONDS = 60.0  # for either, where there is no limit
 _LEAST_SECONDS = 2.0  # below which a profile has holes
@@ -106,7 +107,7 @@ def _told(guide: Guide, noise: float) -> Guided:
     best = guide.ranked()[:3]
     speeds = tuple((one.config, math.exp(one.log_ratio)) for one in best)
     expected = tuple(one.config for one in best if not one.is_exact)
-    return Guided(guide.num_asked, guide.num_priced, speeds, noise, guide.num_expected, expected)
+    return Guided(guide.num_asked, guide.num_priced, speeds, noise, guide.num_expected, expected, guide.num_left)
 
 
 def _trace(task: Task, prompts: Sequence[Prompt], space: SearchSpace) -> tuple[Trace, Recorder]:
@@ -143,15 +144,19 @@ def _values(space: SearchSpace, name: str) -> Iterable[str | int | float | bool]
 
 def _budget(space: SearchSpace) -> RecordingBudget:
     """Return how deep and wide to record for what the space may try."""
-    depths = [int(value) for value in _values(space, "draft_length")]
-    widths = [int(value) for value in _values(space, "tree_width")]
-    is_chain = set(_values(space, "tree_shape")) <= {"chain"}
-    usual = RecordingBudget()
+    depths, widths, nodes = (
+        [int(value) for value in _values(space, name)] for name in ("draft_length", "tree_width", "tree_nodes")
+    )
+    shapes, usual = set(_values(space, "tree_shape")), RecordingBudget()
+    is_chain, kinds = shapes <= {"chain"}, tuple(sorted(set(widths)))
     exits = tuple(sorted({int(value) for value in _values(space, "exit_layer")})) or usual.exit_layers
     return RecordingBudget(
         max_depth=max(depths, default=usual.max_depth),
         width=max(widths, default=usual.width) if not is_chain else 2,
-        max_nodes=0 if is_chain else usual.max_nodes,
+        max_nodes=0 if is_chain else min(max(nodes, default=usual.max_nodes), _MOST_NODES),
+        # A trie takes the best-first trees of drafters that have probabilities.
+        tree_widths=kinds if shapes & {"best_first", "trie"} else kinds[-1:],
+        beam_widths=kinds if "beam" in shapes else (),
         exit_layers=exits,
         # Without one of its own a drafter has the target's: what ranks are read from.
         draft_temperatures=tuple(sorted({-1.0, *(float(value) for value in _values(space, "draft_temperature"))})),
@@ -239,15 +244,23 @@ def _independence(simulator: Simulator, space: SearchSpace) -> tuple[Independenc
 
 
 def _guide(task: Task, log: MeasurementLog, predictor: Predictor, space: SearchSpace) -> Guide:
-    """Price the space, whole or by a replayed study whose choice is kept for a resumed run."""
-    every = task.goal.weighs_memory
-    if is_priced_whole(space, task.settings):
-        return Guide(predictor, space.walk(), is_whole=True, every_drafter=every)
-    minutes = task.settings.minutes
+    """Price the space, whole or by a replayed study; what was chosen or left is kept for a resumed run."""
+    every, minutes = task.goal.weighs_memory, task.settings.minutes
     seconds = _REPLAY_SHARE * minutes * 60 if minutes else _UNLIMITED_SECONDS
+    if is_priced_whole(space, task.settings):
+        whole = [config for config in space.walk() if not config.is_off]
 
-    def priced() -> list[dict[str, object]]:
-        return [one.to_json() for one in replay_study(predictor, space, task.settings, seconds, task.now)]
+        def left() -> list[dict[str, object]]:
+            return [one.to_json() for one in price(predictor, whole, seconds, task.now)]
 
-    known = [SpecConfig.from_json(one) for one in log.decide("priced", priced)]
-    return Guide(predictor, known, is_whole=False, every_drafter=every)
+        unknown = {SpecConfig.from_json(one) for one in log.decide("left", left)}
+        known = [config for config in whole if config not in unknown]
+        return Guide(predictor, known, is_whole=True, every_drafter=every, num_left=len(whole) - len(known))
+
+    def priced() -> dict[str, object]:
+        found, num_left = replay_study(predictor, space, task.settings, seconds, task.now)
+        return {"configs": [one.to_json() for one in found], "num_left": num_left}
+
+    kept = log.decide("priced", priced)
+    configs = [SpecConfig.from_json(one) for one in kept["configs"]]
+    return Guide(predictor, configs, is_whole=False, every_drafter=every, num_left=kept["num_left"])

@@ -22,7 +22,9 @@ from autospec.tuning.settings import StudySettings
 from autospec.tuning.space import SearchSpace
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-MAX_ASKS = 10  # suggestions in a row that need no measurement, before one is drawn that does
+# Suggestions in a row that need no measurement, before one is drawn that does; fewer each time it comes to that, so
+# that a sampler that has nothing new to say does not make a study quadratic.
+MAX_ASKS = 10
 _SPECIALIST_TURN = 3  # every third trial is for a category whose best is not the best of all
 
 
@@ -47,6 +49,7 @@ class Proposer:
     ) -> None:
         self._study, self._space, self._settings, self._board, self._guide = study, space, settings, board, guide
         self.tried: set[SpecConfig] = set()
+        self._num_drawn = 0
         self.end = "space exhausted"
 
     def stale(self) -> FrozenTrial | None:
@@ -87,7 +90,8 @@ class Proposer:
             if self._guide.is_complete:
                 self.end = "converged: nothing is predicted to be faster"
                 return False
-        if _num_skipped_last(trials) >= MAX_ASKS:
+        if _num_skipped_last(trials) >= max(1, MAX_ASKS // (1 + self._num_drawn)):
+            self._num_drawn += 1
             params: Mapping[str, Any] | None = self._draw_unseen(len(trials))
             if params is None:
                 return False

@@ -145,6 +145,11 @@ def test_what_is_predicted_says_which_steps_are_expected() -> None:
         "  predicted 1.50x  draft x4 block (expected)",
         "  predicted 1.25x  draft x4 exact",
     ]
+    (first, *_) = _told([Guided(1200, 1000, (), 0.012, num_left=200)]).splitlines()
+    assert first == (
+        "priced 1,000 of 1,200 configurations; 200 were left, because recording their drafts takes too long; "
+        "noise of a profiled step 1.2%"
+    )
     (first, *_) = _told([Guided(10, 10, (), 0.012)]).splitlines()
     assert first == "priced 10 of 10 configurations; noise of a profiled step 1.2%"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +40,11 @@ class CallCounter:
 
 
 def live_runs(
-    pair: SpeculativeDecoder, prompts: list[RecordedPrompt], config: SpecConfig, patch: pytest.MonkeyPatch
+    pair: SpeculativeDecoder,
+    prompts: list[RecordedPrompt],
+    config: SpecConfig,
+    patch: pytest.MonkeyPatch,
+    num_new: int = 32,
 ) -> list[tuple[StepStats, int, int]]:
     runs = []
     for prompt in prompts:
@@ -48,7 +52,7 @@ def live_runs(
         with patch.context() as inner:
             for name in ("draft", "early_exit"):
                 counter.watch(pair.drafters[name], inner)
-            output = pair.generate([prompt.prompt_ids], config=config, max_new_tokens=32, ignore_eos=True)[0]
+            output = pair.generate([prompt.prompt_ids], config=config, max_new_tokens=num_new, ignore_eos=True)[0]
         runs.append((output.stats, counter.calls, counter.run))
     return runs
 
@@ -200,3 +204,36 @@ def test_a_trace_of_other_sampling_is_refused(trace: Trace) -> None:
         Simulator(trace, sampling=SamplingParams(temperature=0.8))
     # Greedy decoding has no filters and no seed.
     assert Simulator(trace, sampling=SamplingParams(top_k=5, seed=9)).replay(SpecConfig()).num_prompts
+
+
+def test_what_configurations_miss_is_recorded_together(
+    pair: SpeculativeDecoder, prompts: list[RecordedPrompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(pair, RecordingBudget(max_depth=4, width=4, max_nodes=0, exit_layers=(2,)))
+    trace = recorder.record(prompts[:2], 16)
+    shapes = [("best_first", 2, 6), ("best_first", 3, 9), ("beam", 3, 8), ("chain", 1, 1)]
+    trees = [
+        SpecConfig("draft", 6, tree_shape=shape, tree_width=width, tree_nodes=nodes) for shape, width, nodes in shapes
+    ]
+    exits = [replace(tree, drafter="early_exit", exit_layer=2) for tree in trees]
+    asked, extend = list[tuple[str, int]](), recorder.extend
+
+    def counted(trace: Trace, key: str, configs: list[SpecConfig], *rest: Any) -> None:
+        asked.append((key, len(configs)))
+        extend(trace, key, configs, *rest)
+
+    monkeypatch.setattr(recorder, "extend", counted)
+    simulator = Simulator(trace, pair.drafters, recorder=recorder)
+    simulator.may_record = False
+    for config in (*trees, *exits):
+        with pytest.raises(ReplayMiss):
+            simulator.replay(config)
+    simulator.may_record = True
+    assert simulator.parts_to_record(exits[0]) == ("early_exit@2",)
+    assert simulator.seconds_to_record(exits) > simulator.seconds_to_record(trees) > 0.0
+    simulator.record([*trees, *exits])
+    assert asked == [("draft", 4), ("early_exit@2", 4)]
+    alone = Simulator(trace, pair.drafters)
+    for config in (*trees, *exits):
+        for row, run in enumerate(live_runs(pair, prompts[:2], config, monkeypatch, 16)):
+            assert not differences(alone.replay(config), row, run)

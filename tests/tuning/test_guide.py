@@ -15,7 +15,7 @@ from autospec.errors import MeasurementError
 from autospec.records import Measurement
 from autospec.tuning.guide import Guide
 from autospec.tuning.knobs import Choices, Knob
-from autospec.tuning.replaying import is_priced_whole, replay_study
+from autospec.tuning.replaying import is_priced_whole, price, replay_study
 from autospec.tuning.run import run_task
 from autospec.tuning.settings import StudySettings
 from autospec.tuning.space import SearchSpace
@@ -31,6 +31,7 @@ class Planted:
     def __init__(self, values: Values, categories: tuple[str, ...] = ("code", "prose"), spread: float = 0.0) -> None:
         self.values, self.categories, self.spread = values, categories, spread
         self.shift, self.taught, self.prompt_ids, self.yardstick = 0.0, list[Measurement](), (), SPEED
+        self.waiting, self.asked = dict[SpecConfig, float](), list[SpecConfig]()  # what must be recorded: seconds
 
     def uncorrected(self, config: SpecConfig) -> Prediction | None:
         values = self.values(config)
@@ -39,6 +40,7 @@ class Planted:
         return Prediction(config, NOTHING, NOTHING, np.array(values), np.zeros(0, dtype=np.int64), NOTHING)
 
     def predict(self, configs: Sequence[SpecConfig]) -> list[Prediction | None]:
+        self.asked += configs
         found = map(self.uncorrected, configs)
         return [
             one
@@ -47,6 +49,15 @@ class Planted:
             )
             for one in found
         ]
+
+    def unrecorded(self, configs: Sequence[SpecConfig]) -> list[SpecConfig]:
+        return [one for one in configs if one in self.waiting]
+
+    def recordings(self, configs: Sequence[SpecConfig]) -> list[tuple[float, list[SpecConfig]]]:
+        groups: dict[str, list[SpecConfig]] = {}
+        for one in configs:
+            groups.setdefault(one.drafter, []).append(one)
+        return [(self.waiting[group[0]], group) for group in groups.values()]
 
     def for_batches(self, batch_size: int) -> Any:
         if batch_size > 8:
@@ -123,15 +134,41 @@ def test_a_replayed_study_finds_what_is_best_in_a_space_too_large_to_be_priced_w
     settings = StudySettings(replayed_trials=300, seed=1)
     assert not is_priced_whole(space, settings)
     assert is_priced_whole(space, StudySettings(replayed_trials=60 * 90))
-    found = replay_study(Planted(far_from_best), space, settings, 1e9, lambda: 0.0)
-    assert len(found) == 300
+    found, num_left = replay_study(Planted(far_from_best), space, settings, 1e9, lambda: 0.0)
+    assert 200 < len(found) == len(set(found)) <= 300
+    assert num_left == 0
     assert max(far_from_best(config)[0] for config in found) > 0.4
 
 
 def test_a_replayed_study_ends_when_its_time_is_up() -> None:
     space = SearchSpace([Knob("drafter", Choices(("draft",))), Knob("draft_length", Choices(tuple(range(1, 61))))])
-    clock = iter(range(100))
-    assert len(replay_study(Planted(far_from_best), space, StudySettings(), 5.5, lambda: next(clock))) == 5
+    clock, planted = iter(range(100)), Planted(far_from_best)
+    replay_study(planted, space, StudySettings(), 5.5, lambda: next(clock))
+    assert len(planted.asked) == 5
+
+
+def test_what_must_be_recorded_comes_last_and_only_as_far_as_there_is_time() -> None:
+    known, cheap, dear = draft(4), [SpecConfig("a", length) for length in (1, 2, 3)], [SpecConfig("b", 1)]
+    clock, planted = SimpleNamespace(now=0.0), Planted(lambda _: [0.1, 0.1])
+    planted.waiting = {**dict.fromkeys(cheap, 6.0), **dict.fromkeys(dear, 5.0)}
+    whole = [*dear, *cheap, known]
+    assert price(planted, whole, 10.0, lambda: clock.now) == []
+    assert planted.asked == [*cheap, *dear]  # 2 s for each against 5
+    assert price(planted, whole, 5.5, lambda: clock.now) == cheap
+    guide = Guide(planted, [known, *dear], is_whole=True, num_left=len(cheap))
+    assert (guide.num_asked, guide.num_priced, guide.num_left, guide.is_complete) == (5, 2, 3, False)
+
+
+def test_a_replayed_study_counts_what_there_was_no_time_to_record() -> None:
+    space = SearchSpace([Knob("drafter", Choices(("a", "b"))), Knob("draft_length", Choices((1, 2, 3)))])
+    planted = Planted(lambda config: [0.1 * config.draft_length] * 2)
+    planted.waiting = dict.fromkeys([SpecConfig("b", length) for length in (1, 2, 3)], 7.0)
+    settings = StudySettings(replayed_trials=60, seed=3)
+    found, num_left = replay_study(planted, space, settings, 6.0, lambda: 0.0)
+    assert (sorted(one.draft_length for one in found), {one.drafter for one in found}) == ([1, 2, 3], {"a"})
+    assert num_left == 3
+    found, num_left = replay_study(planted, space, settings, 8.0, lambda: 0.0)
+    assert (len(found), num_left) == (6, 0)
 
 
 def guided(fakes: SimpleNamespace, bias: float, num_priced: int = 10_000) -> Callable[..., SimpleNamespace]:

@@ -189,6 +189,15 @@ def test_a_duplicate_becomes_a_repeat_that_pools(tmp_path: Path, fakes: SimpleNa
     assert len({one.key for one in found}) == len(found)
 
 
+def test_a_sampler_that_repeats_itself_costs_few_proposals(tmp_path: Path, fakes: SimpleNamespace):
+    """Sixty configurations are all tried, though the sampler would go on proposing the best."""
+    space = tiny_space(*range(1, 61))
+    result = run_task(fakes.make_task(tmp_path, space=space, trials=60, max_repeats=1, patience=0))
+    trials = open_study(tmp_path / "study.journal").get_trials(deepcopy=False)
+    assert result.stop_reason == "trials"
+    assert len(trials) <= 3 * 60
+
+
 def test_the_value_told_of_a_repeat_is_the_pooled_one(tmp_path: Path, fakes: SimpleNamespace, listener: Listener):
     run_task(fakes.make_task(tmp_path, space=tiny_space(6), trials=9, max_repeats=3, on_event=listener))
     trials = open_study(tmp_path / "study.journal").get_trials(deepcopy=False)

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import torch
 
 from autospec.config import SpecConfig
+from autospec.engine.cache import KVCache
 from autospec.engine.drafters.base import DraftPlan, ForkedByCopy, Needs, Trail
 from autospec.engine.model import CausalLM
 from autospec.engine.tree import TokenTree, Trie, chain, empty_tree
@@ -77,39 +78,57 @@ class LookaheadDrafter(ForkedByCopy):
         self._text.extend(token_ids)
 
     def _look_ahead(self, config: SpecConfig) -> None:
-        """Run the windows that are due: those that begin at tokens of the text and end within the target's length."""
-        size, longest = config.lookahead_window, _longest_row(config)
-        last = min(len(self._text), self.target.usable_length - longest + 1)
-        due = range((self._num_windows + 1) * size - 1, last, size)
+        """Take in the windows that are due: they begin at tokens of the text and end within the target's length."""
+        size = config.lookahead_window
+        due = range((self._num_windows + 1) * size - 1, min(len(self._text), self._end(config)), size)
         for first in range(0, len(due), WINDOWS_AT_ONCE):
             starts = due[first : first + WINDOWS_AT_ONCE]
-            rows = [[[self._text[at], *self._text[at - size + 1 : at]] for at in starts]]
-            while len(rows) < config.lookahead_ngram:
-                rows.append(self._iterate(rows[-1], starts))
-            for window in zip(*rows, strict=True):
-                self._harvest(window)
+            for start, tails in zip(starts, self._guess(self._text, starts, config), strict=True):
+                self._harvest([self._text[start], *self._text[start - size + 1 : start]], tails)
         self._num_windows += len(due)
 
-    def _iterate(self, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> list[list[int]]:
-        """Return the next row of every window: its first token, and the target's choice behind every token."""
-        cache, length = self._plan.target_cache, len(rows[0])
-        num_cached, num_new = cache.length, length * len(rows)
-        mask = torch.zeros(num_new, num_cached + num_new, dtype=torch.bool)
-        for number, start in enumerate(starts):
-            own = slice(number * length, (number + 1) * length)
-            mask[own, :start] = True
-            mask[own, num_cached + own.start : num_cached + own.stop] = torch.ones(length, length).tril() > 0
-        depths = [start + place - num_cached for start in starts for place in range(length)]
-        input_ids = torch.tensor([[token for row in rows for token in row]])
-        logits = self.target.forward(input_ids, cache, tree_mask=mask, depths=depths)[0]
-        cache.crop(0, num_cached)
-        chosen: list[list[int]] = logits.argmax(dim=-1).view(len(rows), length).tolist()
-        return [[row[0], *choices] for row, choices in zip(rows, chosen, strict=True)]
+    def _end(self, config: SpecConfig) -> int:
+        """Return behind which token of a text no window may begin."""
+        return self.target.usable_length - _longest_row(config) + 1
 
-    def _harvest(self, rows: Sequence[Sequence[int]]) -> None:
+    def _guess(self, text: Sequence[int], starts: Sequence[int], config: SpecConfig) -> list[list[tuple[int, ...]]]:
+        """Return what the diagonals of windows hold behind their first tokens: [windows][lookahead_window]."""
+        size, cache = config.lookahead_window, self._plan.target_cache
+        rows = [[[text[at], *text[at - size + 1 : at]] for at in starts]]
+        while len(rows) < config.lookahead_ngram:
+            rows.append(iterate(self.target, cache, rows[-1], starts))
+        return [
+            [tuple(row[place + step] for step, row in enumerate(window[1:], start=1)) for place in range(size)]
+            for window in zip(*rows, strict=True)
+        ]
+
+    def _harvest(self, tokens: Sequence[int], tails: Sequence[tuple[int, ...]]) -> None:
         """Put the diagonals of a window into the pool; an n-gram seen again becomes the newest."""
-        for place, token in enumerate(rows[0]):
-            tails = self._pool.setdefault(token, {})
-            tail = tuple(row[place + step] for step, row in enumerate(rows[1:], start=1))
-            tails.pop(tail, None)
-            tails[tail] = None
+        for token, tail in zip(tokens, tails, strict=True):
+            known = self._pool.setdefault(token, {})
+            known.pop(tail, None)
+            known[tail] = None
+
+
+def iterate(target: CausalLM, cache: KVCache, rows: Sequence[Sequence[int]], starts: Sequence[int]) -> list[list[int]]:
+    """Return the next row of every window: its first token, and the target's choice behind every token.
+
+    Args:
+        target: What chooses.
+        cache: Of the text before the last start or more of it; left as it was.
+        rows: [windows][n] the last row of each.
+        starts: Place in the text of each.
+    """
+    length, num_cached = len(rows[0]), cache.length
+    num_new = length * len(rows)
+    mask = torch.zeros(num_new, num_cached + num_new, dtype=torch.bool)
+    for number, start in enumerate(starts):
+        own = slice(number * length, (number + 1) * length)
+        mask[own, :start] = True
+        mask[own, num_cached + own.start : num_cached + own.stop] = torch.ones(length, length).tril() > 0
+    depths = [start + place - num_cached for start in starts for place in range(length)]
+    input_ids = torch.tensor([[token for row in rows for token in row]])
+    logits = target.forward(input_ids, cache, tree_mask=mask, depths=depths)[0]
+    cache.crop(0, num_cached)
+    chosen: list[list[int]] = logits.argmax(dim=-1).view(len(rows), length).tolist()
+    return [[row[0], *choices] for row, choices in zip(rows, chosen, strict=True)]

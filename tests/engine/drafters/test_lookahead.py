@@ -5,6 +5,7 @@ The laws run over it in test_laws.py and test_distribution.py, with the target i
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,7 +20,8 @@ from autospec.engine.drafters.lookahead import num_window_nodes
 from autospec.engine.model import CausalLM
 from autospec.engine.termination import Stopping
 from autospec.engine.tree import TokenTree
-from autospec.errors import ConfigError
+from autospec.errors import ConfigError, ReplayMiss
+from autospec.replay import RecordedPrompt, Recorder, Simulator
 
 
 @pytest.fixture
@@ -149,6 +151,27 @@ def test_combined_drafters_find_room_for_the_nodes_of_each(tiny_model: Any) -> N
 def test_windows_and_ngrams_hold_at_least_two_tokens(knob: str, value: int) -> None:
     with pytest.raises(ConfigError, match=f"2 <= {knob} <= .* must hold, but got {value}"):
         SpecConfig("lookahead", 4, **{knob: value})
+
+
+def test_recorded_windows_end_where_the_targets_length_does(tiny_model: Any) -> None:
+    target = CausalLM(tiny_model("llama", vocab_size=8, max_position_embeddings=40), "target")
+    drafter = LookaheadDrafter(target)
+    decoder = SpeculativeDecoder(target, {"lookahead": drafter})
+    recorder, prompt = Recorder(decoder), tuple(number % 7 for number in range(20))
+    trace = recorder.record([RecordedPrompt("a", "x", prompt)], 20)
+    deepest = SpecConfig("lookahead", 5, lookahead_window=4, lookahead_ngram=6)
+    simulator = Simulator(trace, recorder=recorder)
+    simulator.record([deepest])
+    # Windows of 4 at tokens 3, 7, ... 39; iteration i runs 4 + i tokens from there, within 40.
+    assert (trace.windows[4][:, 0] >= 0).sum(axis=1).tolist() == [5] * 8 + [2, 0]
+    alone = Simulator(trace)
+    for ngram in (2, 4, 6):
+        config = replace(deepest, lookahead_ngram=ngram)
+        live = decoder.generate([prompt], config=config, max_new_tokens=20, ignore_eos=True)[0].stats
+        assert alone.replay(config).stats(0).position_accepted == live.position_accepted
+        assert alone.replay(config).stats(0).num_drafted == live.num_drafted
+    with pytest.raises(ReplayMiss, match="windows must be recorded"):
+        alone.replay(replace(deepest, lookahead_ngram=7))
 
 
 @pytest.mark.parametrize("sampling", [SamplingParams(), SamplingParams(temperature=0.5, seed=3)])

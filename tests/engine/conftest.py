@@ -60,6 +60,12 @@ class TableLM:
     def check_room(self, num_rows: int, capacity: int) -> None:
         pass
 
+    def new_cache(self, capacity: int) -> KVCache:
+        return KVCache(capacity)
+
+    def draft_chain(self, token_ids: Sequence[int], cache: KVCache, length: int, vocab_size: int) -> None:
+        return None
+
     def forward(
         self,
         input_ids: Tensor,

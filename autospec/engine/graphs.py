@@ -150,7 +150,8 @@ class Graphs:
         """
         store = cache.store if isinstance(cache, PooledCache) else None
         end = cache.length + num_slots
-        if self._is_refused or store is None or end > cache.capacity:
+        is_prompt = cache.length == 0  # runs alike whether or not its memory was another's before
+        if self._is_refused or store is None or is_prompt or end > cache.capacity:
             return None
         shape = shape_of(min(reach_of(end), cache.capacity))
         with self._launching.turn():

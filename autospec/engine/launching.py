@@ -76,11 +76,11 @@ class CudaGraphs(Launching):
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self._device, self._pool = device, torch.cuda.graph_pool_handle()
-        self._copied = torch.cuda.Event()
+        self._side, self._copied = torch.cuda.Stream(device), torch.cuda.Event()
 
     def make(self, run: Run) -> Run:
         """See `Launching`."""
-        side = torch.cuda.Stream(self._device)
+        side = self._side  # one for all, because libraries keep memory for each stream
         side.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(side):
             for _ in range(_WARM_UPS):

@@ -127,8 +127,10 @@ class CausalLM:
 
     def new_cache(self, capacity: int) -> KVCache:
         """Return an empty cache of one row for so many tokens, in which it runs as fast as it can."""
-        if isinstance(self._forward, Graphs) and self._fits(rounded(capacity)):
-            return self._forward.caches.cache(capacity)
+        if isinstance(self._forward, Graphs):
+            pool = self._forward.caches
+            if pool.holds(capacity) or self._fits(rounded(capacity)):
+                return pool.cache(capacity)
         return KVCache(capacity)
 
     def _become_lean(self, expected: Tensor, is_owned: bool, compiles: bool) -> None:

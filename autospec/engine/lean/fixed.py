@@ -151,6 +151,8 @@ class FixedAttention:
 
     def _mask(self, kind: str, num_shared: int) -> Tensor:
         """Return a mask with one row for each query that shares keys: [1, 1, n * shared, reach]."""
+        if num_shared == 1:
+            return self._masks[kind]
         if (kind, num_shared) not in self._folded:
             self._folded[kind, num_shared] = self._masks[kind].repeat_interleave(num_shared, dim=2)
         return self._folded[kind, num_shared]

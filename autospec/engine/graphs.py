@@ -131,6 +131,12 @@ class Graphs:
         """Return one of some of its layers; see `LeanForward`."""
         return Graphs(self.lean.keep(layers), self._launching)
 
+    @property
+    def num_launches(self) -> int:
+        """How many shapes can be launched now."""
+        tables = list(self._tables.values())
+        return sum(launch is not None for table in tables for launch in table.launches.values())
+
     def _launched(
         self,
         cache: KVCache,

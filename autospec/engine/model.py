@@ -125,6 +125,11 @@ class CausalLM:
         if self._lean is not None:
             self._forward = self._lean if launching is None else Graphs(self._lean, launching)
 
+    @property
+    def num_launches(self) -> int:
+        """How many shapes of its forward can be launched whole; 0 where every operation is run by itself."""
+        return self._forward.num_launches if isinstance(self._forward, Graphs) else 0
+
     def new_cache(self, capacity: int) -> KVCache:
         """Return an empty cache of one row for so many tokens, in which it runs as fast as it can."""
         if isinstance(self._forward, Graphs):

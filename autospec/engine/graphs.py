@@ -20,11 +20,13 @@ from autospec.engine.launching import Launching, Run
 from autospec.engine.lean import LeanForward
 from autospec.engine.lean.fixed import FixedChain, FixedForward, FixedInputs
 from autospec.engine.masks import NewTokens
+from autospec.engine.probing import differ
 from autospec.engine.rows import FlatRows
 
 MOST_TOKENS = 128  # of a forward; more are a prompt's, whose products are large enough to hide launches
 _MOST_FRESH = 4  # tokens of a text that a draft loop may begin with
 _LEAST_REACH = 128
+_WIDTHS_BETWEEN = 32  # hidden states of one token that the largest part of a layer takes, and more
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class Graphs:
         self.lean, self.caches = lean, CachePool()
         self._launching = launching
         self._tables: WeakKeyDictionary[Store, _Table] = WeakKeyDictionary()
-        self._is_refused = False
+        self._is_checked = self._is_refused = False
 
     def run(
         self, input_ids: Tensor, new: NewTokens, cache: KVCache, num_logits: int, wants_hidden: bool
@@ -170,7 +172,10 @@ class Graphs:
             if launch is None:
                 return None
             launch.inputs.write(input_ids, new)
-            return [output.clone() for output in launch.run()]
+            outputs = [output.clone() for output in launch.run()]
+        if not self._is_checked and not shape.num_drafted:
+            self._check(outputs[0], shape, input_ids, new, cache)
+        return None if self._is_refused else outputs
 
     def _table(self, store: Store) -> _Table | None:
         """Return the launches of a memory as it is now; None where its layers have no tensors yet."""
@@ -187,23 +192,33 @@ class Graphs:
         lean = self.lean
         if not self._launching.has_room(self._needed_bytes(shape)):
             return None
-        inputs = FixedInputs(shape.num_tokens, shape.reach, shape.num_wanted, lean.windows, lean.like)
-        inputs.write(input_ids, new)
-        run: Run
-        if shape.num_drafted:
-            run = FixedChain(lean, store.keys, store.values, inputs, shape.num_drafted, shape.vocab_size)
-        else:
-            run = FixedForward(lean, store.keys, store.values, inputs, shape.wants_hidden)
         try:
+            inputs = FixedInputs(shape.num_tokens, shape.reach, shape.num_wanted, lean.windows, lean.like)
+            inputs.write(input_ids, new)
+            run: Run
+            if shape.num_drafted:
+                run = FixedChain(lean, store.keys, store.values, inputs, shape.num_drafted, shape.vocab_size)
+            else:
+                run = FixedForward(lean, store.keys, store.values, inputs, shape.wants_hidden)
             return _Launch(inputs, self._launching.make(run))
         except torch.OutOfMemoryError:
             return None
         except RuntimeError as error:  # of drivers and compilers, which raise what they like; running anew is right
-            self._is_refused = True
-            warnings.warn(
-                f"forwards run one operation at a time, because none can be launched whole: {error}", stacklevel=2
-            )
+            self._refuse(f"none can be launched whole: {error}")
             return None
+
+    def _check(self, logits: Tensor, shape: Shape, input_ids: Tensor, new: NewTokens, cache: KVCache) -> None:
+        """Refuse all launches if the first has other logits [1, wanted, vocab] than what it stands for."""
+        num_logits = min(shape.num_wanted, new.num_new)
+        expected, _ = self.lean.run(input_ids, new, cache, num_logits, wants_hidden=False)
+        self._is_checked = True
+        if differ(logits[:, :num_logits].float(), expected.float(), expected.dtype):
+            self._refuse("launched whole they compute something else")
+
+    def _refuse(self, why: str) -> None:
+        self._is_refused = True
+        self._tables.clear()
+        warnings.warn(f"forwards run one operation at a time, because {why}", stacklevel=2)
 
     def _needed_bytes(self, shape: Shape) -> int:
         """Return a bound of what a launch holds: buffers, what comes out, and what stands between layers."""
@@ -212,9 +227,6 @@ class Graphs:
         numbers = shape.num_tokens * (states * width + 2 * len(self.lean.windows) * shape.reach)
         numbers += max(shape.num_wanted, shape.num_drafted) * (3 * vocab_size + 2 * shape.reach)
         return int(numbers * self.lean.like.dtype.itemsize)
-
-
-_WIDTHS_BETWEEN = 32  # hidden states of one token that the largest part of a layer takes, and more
 
 
 def bucket(num_tokens: int) -> int:

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from autospec.engine.cache import KVCache
 from autospec.engine.cache_pool import rounded
+from autospec.engine.device import resolve_device, resolve_dtype
 from autospec.engine.forwards import Forward, TransformersForward
 from autospec.engine.graphs import Graphs
 from autospec.engine.launching import Launching, usual_launching
@@ -344,7 +345,7 @@ def load_model(  # noqa: PLR0913  (everything that loading may be told)
         return CausalLM(source, name, compiles=compile)
     where = resolve_device(device)
     location = locate(source)
-    number_format = _resolve_dtype(dtype, where)
+    number_format = resolve_dtype(dtype, where)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(location, **options)
@@ -368,30 +369,3 @@ def _check_weights(name: str, location: str, config: Any, wanted: torch.dtype | 
     own = stored if isinstance(wanted, str) else wanted
     if isinstance(stored, torch.dtype) and isinstance(own, torch.dtype):
         check_weights(name, Path(location), stored, own, device)
-
-
-def resolve_device(device: str) -> torch.device:
-    """Turn `auto` or a name into a device that exists.
-
-    Raises:
-        ModelError: No such device here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(
-            f"`device` must name a device of this machine, but got {device!r}: {first_line(error)}"
-        ) from error
-    return found
-
-
-def _resolve_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
-    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype == "auto":
-        return torch.float32 if device.type == "cpu" else "auto"
-    if dtype not in names:
-        raise ModelError(f"`dtype` must be one of {['auto', *names]}, but got {dtype!r}")
-    return names[dtype]

@@ -125,6 +125,15 @@ def test_a_greedy_chain_is_one_launch_and_prompts_share_them(tiny_model: Any, no
     assert [own.num_launched for own in launching] == [3 * number for number in launched], "prompts run alike"
 
 
+def test_layers_of_the_target_draft_in_one_launch_too(tiny_model: Any) -> None:
+    watched, target = Watched(), CausalLM(tiny_model("llama"), "target")
+    target.launch_by(watched)
+    decoder = SpeculativeDecoder(target, {"early_exit": EarlyExitDrafter(target)})
+    (output,) = decoder.generate(PROMPTS[:1], config=CONFIGS[-1], max_new_tokens=16, ignore_eos=True)
+    drafts = watched.num_launched - output.stats.num_steps
+    assert drafts in (output.stats.num_steps, output.stats.num_steps - 1), "a last step may draft nothing"
+
+
 def check_drafts(model: CausalLM, other: CausalLM, fresh: list[int], length: int, vocab_size: int) -> list[int]:
     """Draft in one launch, and one by one by another model of the same weights."""
     text = list(range(20))
@@ -282,6 +291,25 @@ def test_where_none_can_be_made_operations_run_one_by_one(tiny_model: Any, error
             assert torch.equal(ours, theirs)
     assert [str(one.message).endswith("no compiler") for one in caught] == [True] * warns
     assert failing.num_tried == (1 if warns else 2), "memory may do for another shape"
+
+
+def test_launches_that_compute_something_else_are_not_taken(tiny_model: Any) -> None:
+    class Wrong(Recorded):
+        def make(self, run: Run) -> Run:
+            made = super().make(run)
+            return lambda: [output.roll(1, -1) for output in made()]
+
+    model, eager = (CausalLM(tiny_model("llama"), name) for name in ("model", "eager"))
+    model.launch_by(Wrong())
+    cache, expected = model.new_cache(40), KVCache(40)
+    pairs = ((model, cache), (eager, expected))
+    for one, own in pairs:
+        one.forward(torch.tensor([[1, 2]]), own)
+    with pytest.warns(UserWarning, match="launched whole they compute something else"):
+        ours = model.forward(torch.tensor([[3]]), cache)
+    assert torch.equal(ours, eager.forward(torch.tensor([[3]]), expected))
+    assert torch.equal(*(one.forward(torch.tensor([[4, 5]]), own) for one, own in pairs))
+    assert model.num_launches == 0
 
 
 def test_memory_that_waits_for_the_next_prompt_counts_as_free(

@@ -131,13 +131,13 @@ class CausalLM:
         """How many shapes of its forward can be launched whole; 0 where every operation is run by itself."""
         return self._forward.num_launches if isinstance(self._forward, Graphs) else 0
 
-    def new_cache(self, capacity: int) -> KVCache:
-        """Return an empty cache of one row for so many tokens, in which it runs as fast as it can."""
-        if isinstance(self._forward, Graphs):
+    def new_cache(self, capacity: int, num_rows: int = 1) -> KVCache:
+        """Return an empty cache for so many tokens of each row, in which it runs as fast as it can."""
+        if isinstance(self._forward, Graphs) and num_rows == 1:
             pool = self._forward.caches
             if pool.holds(capacity) or self._fits(rounded(capacity)):
                 return pool.cache(capacity)
-        return KVCache(capacity)
+        return KVCache(capacity, num_rows)
 
     def _become_lean(self, expected: Tensor, is_owned: bool, compiles: bool) -> None:
         """Run by a lean forward from now on, if there is one for this kind of model that computes what is expected."""

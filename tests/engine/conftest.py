@@ -60,11 +60,8 @@ class TableLM:
     def check_room(self, num_rows: int, capacity: int) -> None:
         pass
 
-    def new_cache(self, capacity: int) -> KVCache:
-        return KVCache(capacity)
-
-    def draft_chain(self, token_ids: Sequence[int], cache: KVCache, length: int, vocab_size: int) -> None:
-        return None
+    def new_cache(self, capacity: int, num_rows: int = 1) -> KVCache:
+        return KVCache(capacity, num_rows)
 
     def forward(
         self,
@@ -118,6 +115,9 @@ class TableLM:
         assert not layers, "a table has no hidden states"
         logits = self.forward(input_ids, cache, **tree)
         return logits, logits[..., :0]
+
+    def draft_chain(self, token_ids: Sequence[int], cache: KVCache, length: int, vocab_size: int) -> None:
+        return None
 
 
 def make_table(seed: int, vocab_size: int = VOCAB) -> Tensor:

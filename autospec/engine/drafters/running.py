@@ -41,10 +41,11 @@ class RunningModel:
             capacity: Most tokens it may come to hold, a path of a draft included.
             config: Says how many nodes stand beside such a path.
         """
+        self.cache = KVCache(0)  # the last one's memory can be had again
+
         self.text = list(token_ids)
         capacity = min(capacity, self.model.usable_length) + num_run_nodes(config)
         if self._given is None:
-            self.cache = KVCache(0)  # the last one's memory can be had again
             self.cache = self.model.new_cache(capacity)
         else:
             self.cache = self._given

@@ -11,7 +11,6 @@ from time import perf_counter
 
 from torch import Tensor
 
-from autospec.engine.cache import KVCache
 from autospec.engine.drafters.base import Drafter
 from autospec.engine.drafting import propose_all
 from autospec.engine.model import CausalLM
@@ -31,7 +30,7 @@ class Batch:
 
     def __init__(self, target: CausalLM, num_rows: int, now: Callable[[], float] = perf_counter) -> None:
         self._target, self._now = target, now
-        self._cache = KVCache(0, num_rows)
+        self._cache = target.new_cache(0, num_rows)
         self._rows: list[Session | None] = [None] * num_rows
 
     @property

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from autospec.engine.cache import KVCache
+from autospec.engine.cache import CacheMemory, KVCache
 from autospec.engine.cache_pool import rounded
 from autospec.engine.device import resolve_device, resolve_dtype
 from autospec.engine.forwards import Forward, TransformersForward
@@ -63,6 +63,7 @@ class CausalLM:
         self.context_length = context_length(config)
         self._steady_length = steady_length(config)
         self._windows = layer_windows(config, name)
+        self._memory = CacheMemory()
         self.eos_token_ids = eos_token_ids(model)
         self._forward = TransformersForward(self.model, self._windows) if forward is None else forward
         seen = check_usable(self)
@@ -137,7 +138,7 @@ class CausalLM:
             pool = self._forward.caches
             if pool.holds(capacity) or self._fits(rounded(capacity)):
                 return pool.cache(capacity)
-        return KVCache(capacity, num_rows)
+        return self._memory.new_cache(capacity, num_rows)
 
     def _become_lean(self, expected: Tensor, is_owned: bool, compiles: bool) -> None:
         """Run by a lean forward from now on, if there is one for this kind of model that computes what is expected."""

@@ -55,11 +55,18 @@ class FlatRows:
         self._lengths = lengths
         self.num_rows = max(rows) + 1  # those behind are not looked at
         self.most_new = max(len(one.token_ids) for one in asked)
-        self.longest = max(lengths[one.row] + len(one.token_ids) for one in asked)
+        self.ends = [lengths[one.row] + len(one.token_ids) for one in asked]  # slots up to the last one written
+        self.longest = max(self.ends)
         self.token_ids = torch.tensor([token for one in asked for token in one.token_ids])
         self.rows = torch.tensor([one.row for one in asked for _ in one.token_ids])
         self.places = torch.tensor([place for one in asked for place in range(len(one.token_ids))])
         self.slots = torch.tensor([lengths[one.row] + place for one in asked for place in range(len(one.token_ids))])
+
+    def by_row(self) -> list[NewTokens]:
+        """Return in the order asked where the tokens of each row stand."""
+        return [
+            NewTokens([self._lengths[one.row]], len(one.token_ids), one.tree_mask, one.depths) for one in self.asked
+        ]
 
     @cached_property
     def positions(self) -> Tensor:
@@ -106,9 +113,8 @@ class FlatRows:
         ends = torch.full((self.num_rows, self.most_new), self.longest)
         ends[self.rows, self.places] = self.slots
         mask.masked_fill_((columns > ends[..., None])[:, None], lowest)
-        for one in self.asked:
+        for one, new in zip(self.asked, self.by_row(), strict=True):
             if one.tree_mask is not None or window is not None:
-                new = NewTokens([self._lengths[one.row]], len(one.token_ids), one.tree_mask, one.depths)
                 seen = visible(new, window)[0]
                 own = mask[one.row, 0, : seen.shape[0], : seen.shape[1]]
                 own.zero_().masked_fill_(~seen, lowest)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autospec.engine.masks import NewTokens, attention_mask, layer_windows, visible
+from autospec.engine.masks import NewTokens, attention_mask, layer_windows, sights, visible
 from autospec.engine.tree import TokenTree
 from autospec.errors import ModelError
 
@@ -150,3 +150,18 @@ def test_a_configuration_names_the_kinds_of_its_layers() -> None:
 def test_layers_of_other_kinds_are_refused(values: dict[str, Any], kind: str) -> None:
     with pytest.raises(ModelError, match=rf"full or sliding attention, but those of `x` have \['{kind}'\]"):
         layer_windows(config(**values), "x")
+
+
+@pytest.mark.parametrize("length", [0, 1, 5, 255, 256, 257, 300])
+@pytest.mark.parametrize("num_new", [1, 2, 5, 65])
+def test_sights_say_what_masks_say(length: int, num_new: int) -> None:
+    new = NewTokens([length], num_new)
+    for kind, sight in sights(new, HYBRID, torch.float32, torch.device("cpu")).items():
+        seen = visible(new, HYBRID[kind])
+        if sight.mask is None:
+            causal = torch.ones(num_new, num_new).tril(0).bool() if sight.is_causal else torch.tensor(True)
+            assert torch.equal(seen[0], causal.expand_as(seen[0]))
+        else:
+            assert torch.equal(sight.mask[0, 0] == 0, seen[0])
+            assert sight.mask.max() <= 0
+            assert torch.isfinite(sight.mask).all()

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from autospec.engine.cache import KVCache
+from autospec.engine.lean import attention
 from autospec.engine.model import CausalLM
 from autospec.engine.rows import FlatRows, RowTokens
 
@@ -22,6 +23,14 @@ def texts(lengths: tuple[int, ...]) -> list[list[int]]:
     return [[(row * 17 + place * 5) % 64 for place in range(length)] for row, length in enumerate(lengths)]
 
 
+@pytest.fixture(params=["all at once", "row by row"])
+def attending(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attend in one way, whatever it costs."""
+    is_free = request.param == "row by row"
+    monkeypatch.setattr(attention, "_CALL_BYTES", (-1, -1) if is_free else (1 << 40, 1 << 40))
+
+
+@pytest.mark.usefixtures("attending")
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_row_gets_what_it_would_get_alone(tiny_model: Callable[..., Any], kind: str) -> None:
     model, prompts = CausalLM(tiny_model(kind), kind), texts((9, 3, 12, 1))

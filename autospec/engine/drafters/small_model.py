@@ -40,7 +40,7 @@ class SmallModelDrafter:
 
     def fork(self, num_rows: int) -> list[SmallModelDrafter]:
         """Return drafters that share one cache; see `Forks`."""
-        cache = KVCache(0, num_rows)
+        cache = self.model.new_cache(0, num_rows)
         return [SmallModelDrafter(self.model, self.vocab_size, cache.row(row)) for row in range(num_rows)]
 
     def propose(self, max_length: int) -> TokenTree:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import embedding, rms_norm
 
 from autospec.engine.cache import KVCache
-from autospec.engine.lean.attention import Attending, Heads, OneLength, SeveralRows
+from autospec.engine.lean.attention import Attending, Heads, OneLength, attending_rows
 from autospec.engine.lean.maps import LinearMap
 from autospec.engine.lean.rotary import RotaryTable, rotate
 from autospec.engine.masks import NewTokens, Windows
@@ -137,7 +137,7 @@ class LeanForward:
     def run_rows(self, flat: FlatRows, cache: KVCache, wants_hidden: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run tokens of several rows, one after the other; see `Forward`."""
         rope = self.rotary.at_each(flat.positions[None], flat.longest)
-        attending = SeveralRows(cache, flat, self.windows, self._embeddings)
+        attending = attending_rows(cache, flat, self.windows, self._embeddings, self._layers[0].heads)
         return self.through(flat.token_ids[None], rope, attending, flat.with_logits, wants_hidden)
 
     def through(

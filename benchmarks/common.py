@@ -16,6 +16,8 @@ import torch
 
 from autospec import SpeculativeDecoder, WorkloadSource, load_workload, pocket
 from autospec.clock import Clock
+from autospec.engine.drafters import SmallModelDrafter
+from autospec.engine.launching import CudaGraphs, Recorded
 
 RESULTS = Path(__file__).parent / "results"
 _NUM_RESAMPLES = 2000
@@ -59,10 +61,30 @@ def write(document: Mapping[str, Any], path: Path) -> None:
     waiting.replace(path)
 
 
-def pocket_decoder(device: str = "cpu", dtype: str = "float32", **others: str) -> SpeculativeDecoder:
+def pocket_decoder(
+    device: str = "cpu", dtype: str = "float32", compile: bool = False, **others: str
+) -> SpeculativeDecoder:
     """Return the embedded target with `draft`, `ngram` and other drafters, name to source."""
     sources = {"draft": str(pocket.draft_path()), "ngram": "ngram", **others}
-    return SpeculativeDecoder.from_pretrained(pocket.target_path(), sources, device=device, dtype=dtype)
+    return SpeculativeDecoder.from_pretrained(
+        pocket.target_path(), sources, device=device, dtype=dtype, compile=compile
+    )
+
+
+def in_form(decoder: SpeculativeDecoder, form: str) -> SpeculativeDecoder:
+    """Say how the models of a new decoder run; compiled ones are loaded so.
+
+    Args:
+        decoder: That has decoded nothing yet.
+        form: `eager` runs every operation by itself, `graphs` launches them together: captured on CUDA; elsewhere
+            recorded, which says nothing about time. `compiled` is left as it is.
+    """
+    models = [decoder.target]
+    models += [drafter.model for drafter in decoder.drafters.values() if isinstance(drafter, SmallModelDrafter)]
+    for model in models if form != "compiled" else ():
+        captures = CudaGraphs(model.device) if model.device.type == "cuda" else Recorded()
+        model.launch_by(captures if form == "graphs" else None)
+    return decoder
 
 
 def pocket_prompts(decoder: SpeculativeDecoder, split: str, num_prompts: int) -> list[list[int]]:

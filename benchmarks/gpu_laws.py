@@ -2,7 +2,8 @@
 
 1: greedy output equals plain decoding's. 2: the sampled distribution is the target's. 3: the seed alone decides the
 ids, whatever else is in the batch. 4: the cache after a commit equals a fresh prefill. 5: a draft is a function of the
-text. A first difference is excused where plain decoding was within 1e-4 of a tie.
+text. A first difference is excused where plain decoding was within 1e-4 of a tie. All of it operation by operation, by
+captured graphs, and a part of it by compiled code.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from common import pocket_decoder, pocket_prompts
+from common import in_form, pocket_decoder, pocket_prompts
 
 from autospec import SamplingParams, SpecConfig, SpeculativeDecoder
 from autospec.engine.cache import KVCache
@@ -38,6 +39,7 @@ CONFIGS = (
 )
 DRAWING = (SpecConfig("draft", 3, accept_rule="rejection"), SpecConfig("draft", 3, accept_rule="block"))
 TOLD_TOKENS = ("draft", "ngram", "suffix")  # which are told nothing of the target but its tokens
+FORMS = {"eager": 0.5, "graphs": 0.9, "compiled": 1.0}  # and by when each must be done, in parts of the time
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "initializer_range": 0.4}
 KINDS = {  # two that run by the lean forward, and one that runs by transformers' own
     "llama": {**TINY, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2},
@@ -79,8 +81,8 @@ class Ledger:
             self.check(gap < TIE_GAP, f"{sentence}: token {first} of prompt {row} differs, {gap:.1e} from a tie")
 
 
-def tiny_decoder(kind: str, device: str, vocab_size: int = 64) -> SpeculativeDecoder:
-    """Return a random model, a noisy copy that drafts, and what looks things up."""
+def tiny_decoder(kind: str, device: str, vocab_size: int = 64, form: str = "eager") -> SpeculativeDecoder:
+    """Return a random model, a noisy copy that drafts, and what looks things up; see `in_form`."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     special = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
@@ -93,7 +95,9 @@ def tiny_decoder(kind: str, device: str, vocab_size: int = 64) -> SpeculativeDec
             if parameter.dim() > 1:
                 parameter += 0.02 * torch.randn(parameter.shape)
     sources: dict[str, Any] = {name: name for name in ("ngram", "suffix", "recycling", "early_exit")}
-    return SpeculativeDecoder.from_pretrained(target.to(device), {"draft": small.to(device), **sources})
+    drafters = {"draft": small.to(device), **sources}
+    decoder = SpeculativeDecoder.from_pretrained(target.to(device), drafters, compile=form == "compiled")
+    return in_form(decoder, form)
 
 
 def outputs_of(
@@ -181,33 +185,51 @@ def check_distribution(ledger: Ledger, device: str, num_prompts: int) -> None:
         ledger.check(p > LEAST_P, f"{config.short()}: the sampled distribution is not the target's, p = {p:.1e}")
 
 
-def pairs(device: str, is_small: bool) -> Iterator[tuple[str, SpeculativeDecoder, list[list[int]]]]:
+def pairs(form: str, device: str, is_small: bool) -> Iterator[tuple[str, SpeculativeDecoder, list[list[int]]]]:
     """Yield names, decoders and prompts."""
-    for kind in list(KINDS)[: 1 if is_small else None]:
-        yield kind, tiny_decoder(kind, device), PROMPTS
+    for kind in list(KINDS)[: 1 if is_small or form == "compiled" else None]:
+        yield f"{kind}, {form}", tiny_decoder(kind, device, form=form), PROMPTS
+    if form == "compiled" or (is_small and form != "eager"):
+        return
     lookups = {name: name for name in ("suffix", "recycling", "early_exit")}
-    decoder = pocket_decoder(device, "float32", **lookups)
+    decoder = in_form(pocket_decoder(device, "float32", **lookups), form)
     prompts = pocket_prompts(decoder, "tune", 1 if is_small else 3)
-    yield "embedded pair", SpeculativeDecoder(decoder.target, decoder.drafters), prompts * (3 // len(prompts))
+    alone = SpeculativeDecoder(decoder.target, decoder.drafters)
+    yield f"embedded pair, {form}", alone, prompts * (3 // len(prompts))
+
+
+def configs(form: str, is_small: bool) -> Sequence[SpecConfig]:
+    """Return what is checked; every shape of every model takes seconds to compile."""
+    every = (*CONFIGS, *DRAWING)
+    if form == "compiled":
+        return every[:1]
+    return every[::3] if is_small and form != "eager" else every
 
 
 def laws(device: str, is_small: bool, until: float) -> dict[str, Any]:
     """Check all laws on a device; return counts, and a sentence for everything that does not hold."""
-    ledger, left_out = Ledger(), list[str]()
+    ledger, left_out, launches = Ledger(), list[str](), dict[str, int]()
+    started = time.monotonic()
     check_distribution(ledger, device, 200 if is_small else 1500)
-    for name, decoder, prompts in pairs(device, is_small):
-        for config in (*CONFIGS, *DRAWING):
-            if time.monotonic() > until:
-                left_out.append(f"{name}, {config.short()}")
-                continue
-            check_outputs(ledger, name, decoder, prompts, config)
-            check_cache(ledger, name, decoder, prompts[0], config)
-            check_drafts(ledger, name, decoder, prompts[0], config)
+    for form, share in FORMS.items():
+        for name, decoder, prompts in pairs(form, device, is_small):
+            for config in configs(form, is_small):
+                if time.monotonic() > started + share * (until - started):
+                    left_out.append(f"{name}, {config.short()}")
+                    continue
+                check_outputs(ledger, name, decoder, prompts, config)
+                check_cache(ledger, name, decoder, prompts[0], config)
+                check_drafts(ledger, name, decoder, prompts[0], config)
+                launches[name] = decoder.target.num_launches
+    for name, number in launches.items():
+        if not name.startswith("gpt2") and not name.endswith("compiled"):  # a compiler is not everywhere
+            ledger.check((number > 0) == name.endswith("graphs"), f"{name}: {number} launches")
     return {
         "hold": not ledger.failures,
         "num_checks": ledger.num_checks,
         "num_tokens_compared": ledger.num_tokens,
         "num_excused_by_a_tie": ledger.num_excused,
+        "num_launches": launches,
         "failures": ledger.failures[:50],
         "left_out": left_out,
         "allow_tf32": torch.backends.cuda.matmul.allow_tf32,

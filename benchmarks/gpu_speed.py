@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from common import median_seconds, pocket_decoder, pocket_prompts, random_llama, random_text, say
+from common import in_form, median_seconds, pocket_decoder, pocket_prompts, random_llama, random_text, say
 
 from autospec import SamplingParams, SpecConfig, SpeculativeDecoder
 from autospec.clock import Clock
@@ -155,7 +155,8 @@ def _seconds_per_token(
 def verification(device: str, is_small: bool, until: float) -> dict[str, Any]:
     """Return seconds of target forwards of 1 to 128 tokens behind a context, and what they cost in plain ones."""
     decoder = SpeculativeDecoder.from_pretrained(make("1B", device, is_small))
-    target, clock, cache = decoder.target, Clock(device), KVCache(CONTEXT + SIZES[-1])
+    target, clock = decoder.target, Clock(device)
+    cache = target.new_cache(CONTEXT + SIZES[-1])
     text, seconds = random_text(CONTEXT, 500), dict[int, float]()
     target.forward(torch.tensor([text]), cache, num_logits=1)
     for size in SIZES[:: 4 if is_small else 1]:
@@ -171,7 +172,10 @@ def verification(device: str, is_small: bool, until: float) -> dict[str, Any]:
 
 
 def draft_loop(device: str, is_small: bool, until: float) -> dict[str, Any]:
-    """Return seconds of drafting 1 to 16 tokens, by a small random model and by the embedded draft."""
+    """Return seconds of drafting 1 to 16 tokens, as one launch and one by one.
+
+    Drafted by a small random model and by the embedded draft.
+    """
     small, target = make("draft", device, is_small), make("1B", device, is_small)
     decoders = {
         "random draft": SpeculativeDecoder.from_pretrained(target, {"draft": small}),
@@ -179,18 +183,27 @@ def draft_loop(device: str, is_small: bool, until: float) -> dict[str, Any]:
     }
     clock, results = Clock(device), dict[str, Any]()
     for name, decoder in decoders.items():
-        drafter, text = decoder.drafters["draft"], random_text(CONTEXT, 500)
-        config = SpecConfig("draft", 16)
-        drafter.start(text, DraftPlan(config, SamplingParams(), 0, 2 * CONTEXT, Stopping(config), KVCache(0)))
-        seconds = {}
-        for length in (1, 4) if is_small else (1, 2, 4, 8, 16):
-            if time.monotonic() > until and seconds:
-                break
-            seconds[length] = median_seconds(partial(drafter.propose, length), clock, 20)
-        lengths = list(seconds)
-        per_token = (seconds[lengths[-1]] - seconds[1]) / max(1, lengths[-1] - 1)
-        results[name] = {"seconds": seconds, "seconds_per_further_token": per_token}
+        for form in ("graphs", "eager"):
+            seconds = _draft_seconds(in_form(decoder, form), clock, (1, 4) if is_small else (1, 2, 4, 8, 16), until)
+            lengths = list(seconds)
+            per_token = (seconds[lengths[-1]] - seconds[1]) / max(1, lengths[-1] - 1)
+            results[f"{name}, {form}"] = {"seconds": seconds, "seconds_per_further_token": per_token}
+            say(f"{name}, {form}: {1e6 * per_token:.0f} us for each further token")
     return results
+
+
+def _draft_seconds(
+    decoder: SpeculativeDecoder, clock: Clock, lengths: Sequence[int], until: float
+) -> dict[int, float]:
+    """Return what it takes to draft so many tokens behind a context; the first is always measured."""
+    drafter, text, config = decoder.drafters["draft"], random_text(CONTEXT, 500), SpecConfig("draft", max(lengths))
+    drafter.start(text, DraftPlan(config, SamplingParams(), 0, 2 * CONTEXT, Stopping(config), KVCache(0)))
+    seconds = dict[int, float]()
+    for length in lengths:
+        if time.monotonic() > until and seconds:
+            break
+        seconds[length] = median_seconds(partial(drafter.propose, length), clock, 20)
+    return seconds
 
 
 def batch_sweep(device: str, is_small: bool, until: float) -> dict[str, Any]:

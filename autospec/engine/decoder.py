@@ -80,7 +80,8 @@ class SpeculativeDecoder:
             dtype: `auto` is float32 on a CPU, the checkpoint's own on CUDA.
             revision: Of the target, when it is a hub id.
             trust_remote_code: Run Python code that comes with checkpoints; off unless asked for.
-            compile: Run the models through `torch.compile`.
+            compile: Run the models through `torch.compile`: seconds for each new shape, kept on disk by torch. On the
+                CPU where it was measured, the forward of our own is faster without (`benchmarks/LOG.md`).
             allow_import: Modules, by their full names, from which sources `import:MODULE:FACTORY` may run code.
 
         Raises:

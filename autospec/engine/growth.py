@@ -107,6 +107,12 @@ class Growth:
         return draws_children(self.config.accept_rule, self.config.tree_shape) and not self.sampling.is_greedy
 
     @property
+    def is_fixed(self) -> bool:
+        """Whether the draft is the most probable tokens, one after the other, and its length is known before."""
+        is_chain = self.config.tree_shape == "chain" and self.sampling.is_greedy
+        return is_chain and not self.stopping.reads_rows and not self.shows_logits
+
+    @property
     def shows_logits(self) -> bool:
         """Whether the acceptance rule reads what the drafter thought."""
         return ACCEPT_RULES[self.config.accept_rule].needs_logits

@@ -16,7 +16,8 @@ _GIB = 1 << 30
 def free_bytes(device: torch.device) -> int:
     """Return how much memory of a device is free."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for itself
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     import psutil  # a GPU tells without it
 
     return int(psutil.virtual_memory().available)

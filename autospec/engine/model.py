@@ -14,7 +14,11 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from autospec.engine.cache import CacheMemory, KVCache
+from autospec.engine.cache_pool import rounded
+from autospec.engine.device import resolve_device, resolve_dtype
 from autospec.engine.forwards import Forward, TransformersForward
+from autospec.engine.graphs import Graphs
+from autospec.engine.launching import Launching, usual_launching
 from autospec.engine.lean import LeanForward, read_lean, speed_up
 from autospec.engine.location import locate
 from autospec.engine.masks import NewTokens, layer_windows
@@ -38,6 +42,7 @@ class CausalLM:
         forward: What runs it; by default a lean one where there is one that computes the same, else transformers'.
         is_owned: Nobody else uses the model: weights that a lean forward holds in a form of its own are let go.
             Those of other models are then held twice.
+        compiles: Compile what runs it, each shape when it first comes.
 
     Raises:
         ModelError: It cannot be used as a target or drafter; see `autospec.engine.probing.check_usable`.
@@ -50,6 +55,7 @@ class CausalLM:
         revision: str | None = None,
         forward: Forward | None = None,
         is_owned: bool = False,
+        compiles: bool = False,
     ) -> None:
         self.model, self.name, self.revision = model.eval(), name, revision
         config = model.config.get_text_config()
@@ -62,7 +68,7 @@ class CausalLM:
         self._forward = TransformersForward(self.model, self._windows) if forward is None else forward
         seen = check_usable(self)
         if forward is None:
-            self._become_lean(seen, is_owned)
+            self._become_lean(seen, is_owned, compiles)
 
     @property
     def device(self) -> torch.device:
@@ -97,28 +103,55 @@ class CausalLM:
         """Return what the language-model head says of last hidden states: [..., vocab]."""
         return self._forward.head(hidden)
 
-    def new_cache(self, capacity: int, num_rows: int = 1) -> KVCache:
-        """Return an empty cache, in the memory of the last one if that is done with."""
-        return self._memory.new_cache(capacity, num_rows)
-
     def weights(self) -> list[Tensor]:
         """Return the tensors it runs with, in the form in which it holds them."""
-        if isinstance(self._forward, LeanForward):
-            return self._forward.weights()
-        return [*self.model.parameters(), *self.model.buffers()]
+        return [*self.model.parameters(), *self.model.buffers()] if self._lean is None else self._lean.weights()
 
     @property
     def is_lean(self) -> bool:
         """Whether it runs by a forward of our own instead of transformers'."""
-        return isinstance(self._forward, LeanForward)
+        return self._lean is not None
 
-    def _become_lean(self, expected: Tensor, is_owned: bool) -> None:
+    @property
+    def _lean(self) -> LeanForward | None:
+        if isinstance(self._forward, Graphs):
+            return self._forward.lean
+        return self._forward if isinstance(self._forward, LeanForward) else None
+
+    def launch_by(self, launching: Launching | None) -> None:
+        """Say how a lean forward runs from now on; nothing changes where it runs by transformers' own.
+
+        Args:
+            launching: How forwards of fixed shape are launched; None runs every operation anew.
+        """
+        if self._lean is not None:
+            self._forward = self._lean if launching is None else Graphs(self._lean, launching)
+
+    @property
+    def num_launches(self) -> int:
+        """How many shapes of its forward can be launched whole; 0 where every operation is run by itself."""
+        return self._forward.num_launches if isinstance(self._forward, Graphs) else 0
+
+    def new_cache(self, capacity: int, num_rows: int = 1) -> KVCache:
+        """Return an empty cache for so many tokens of each row, in which it runs as fast as it can."""
+        if isinstance(self._forward, Graphs) and num_rows == 1:
+            pool = self._forward.caches
+            if pool.holds(capacity) or self._fits(rounded(capacity)):
+                return pool.cache(capacity)
+        return self._memory.new_cache(capacity, num_rows)
+
+    def _become_lean(self, expected: Tensor, is_owned: bool, compiles: bool) -> None:
         """Run by a lean forward from now on, if there is one for this kind of model that computes what is expected."""
         lean, plain = read_lean(self.model, self._windows), self._forward
-        if lean is None:
-            return
-        self._forward = lean
-        self._forward = speed_up(self.model, self._windows, is_owned) if agrees(self, expected) else plain
+        if lean is not None:
+            self._forward = lean
+            if agrees(self, expected):
+                self._forward = speed_up(self.model, self._windows, is_owned, not compiles)
+                self.launch_by(usual_launching(self.device, compiles))
+                return
+            self._forward = plain
+        if compiles:
+            self.model.compile(dynamic=True)  # after the checks of a new model, whose shapes nobody uses
 
     def keep(self, model: PreTrainedModel, layers: Sequence[int]) -> CausalLM:
         """Return one of some of its layers, which shares its weights and its slots of a cache.
@@ -127,8 +160,9 @@ class CausalLM:
             model: Made of these layers of this one's modules.
             layers: Which.
         """
-        lean = self._forward.keep(layers) if isinstance(self._forward, LeanForward) else None
-        forward = TransformersForward(model, self._windows) if lean is None else lean
+        forward: Forward = TransformersForward(model, self._windows)
+        if isinstance(self._forward, (LeanForward, Graphs)):
+            forward = self._forward.keep(layers)
         return CausalLM(model, f"{self.name}[{','.join(map(str, layers))}]", self.revision, forward)
 
     @torch.inference_mode()
@@ -211,6 +245,26 @@ class CausalLM:
         states = torch.cat([hidden[layer] for layer in layers], dim=-1)[0]
         return list(zip(by_row, flat.split_tokens(states), strict=True))
 
+    @torch.inference_mode()
+    def draft_chain(self, token_ids: Sequence[int], cache: KVCache, length: int, vocab_size: int) -> list[int] | None:
+        """Draft in one launch the most probable tokens behind a text, one after the other.
+
+        Args:
+            token_ids: Of the text, behind those cached.
+            cache: Of one row; advanced by the text and all drafted tokens but the last, which is not run.
+            length: Tokens to draft.
+            vocab_size: Tokens to draft lie below.
+
+        Returns:
+            The tokens; None where this cannot be, and nothing was done.
+        """
+        if not isinstance(self._forward, Graphs):
+            return None
+        tokens = self._forward.chain(token_ids, cache, length, vocab_size)
+        if tokens is not None:
+            cache.advance(len(token_ids) + length - 1)
+        return tokens
+
     @property
     def usable_length(self) -> int:
         """Most tokens it may see: its context, or as many as it turns by the same angles."""
@@ -226,8 +280,23 @@ class CausalLM:
         Raises:
             ModelError: They do not; with the arithmetic.
         """
+        pool = self._forward.caches if isinstance(self._forward, Graphs) else None
+        if pool is not None and num_rows == 1 and pool.holds(capacity):
+            return
         numbers = numbers_per_token(self.model.config.get_text_config())
-        check_cache(num_rows, capacity, numbers * self.dtype.itemsize, self.device)
+        try:
+            check_cache(num_rows, capacity, numbers * self.dtype.itemsize, self.device)
+        except ModelError:
+            if pool is None or not pool.give_up():
+                raise
+            check_cache(num_rows, capacity, numbers * self.dtype.itemsize, self.device)
+
+    def _fits(self, capacity: int) -> bool:
+        try:
+            self.check_room(1, capacity)
+        except ModelError:
+            return False
+        return True
 
     def check_length(self, num_tokens: int) -> None:
         """Refuse lengths that the model was not made for.
@@ -265,7 +334,8 @@ def load_model(  # noqa: PLR0913  (everything that loading may be told)
         dtype: `auto` is float32 on a CPU and the checkpoint's own on CUDA.
         revision: Of a hub id.
         trust_remote_code: Run Python code that comes with the checkpoint.
-        compile: Run transformers' forward through `torch.compile`, with dynamic shapes.
+        compile: Run what runs it through `torch.compile`: a lean forward in fixed shapes, each compiled when it first
+            comes (seconds to a minute; torch keeps on disk what it compiled), transformers' with dynamic shapes.
         keeps_model: Leave the loaded model whole, because somebody else will use it.
 
     Raises:
@@ -273,10 +343,10 @@ def load_model(  # noqa: PLR0913  (everything that loading may be told)
     """
     if isinstance(source, PreTrainedModel):
         name = str(source.config.name_or_path or type(source).__name__)
-        return _compiled(source, name, None) if compile else CausalLM(source, name)
+        return CausalLM(source, name, compiles=compile)
     where = resolve_device(device)
     location = locate(source)
-    number_format = _resolve_dtype(dtype, where)
+    number_format = resolve_dtype(dtype, where)
     options: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(location, **options)
@@ -291,9 +361,7 @@ def load_model(  # noqa: PLR0913  (everything that loading may be told)
         raise
     except Exception as error:  # damaged files make transformers and safetensors raise what they like
         raise ModelError(f"`{source}` cannot be loaded as a causal language model: {first_line(error)}") from error
-    return (
-        _compiled(model, source, revision) if compile else CausalLM(model, source, revision, is_owned=not keeps_model)
-    )
+    return CausalLM(model, source, revision, is_owned=not keeps_model, compiles=compile)
 
 
 def _check_weights(name: str, location: str, config: Any, wanted: torch.dtype | str, device: torch.device) -> None:
@@ -302,37 +370,3 @@ def _check_weights(name: str, location: str, config: Any, wanted: torch.dtype | 
     own = stored if isinstance(wanted, str) else wanted
     if isinstance(stored, torch.dtype) and isinstance(own, torch.dtype):
         check_weights(name, Path(location), stored, own, device)
-
-
-def _compiled(model: PreTrainedModel, name: str, revision: str | None) -> CausalLM:
-    plain = TransformersForward(model, layer_windows(model.config.get_text_config(), name))
-    made = CausalLM(model, name, revision, plain)
-    model.compile(dynamic=True)  # after the checks of a new model, whose shapes nobody uses
-    return made
-
-
-def resolve_device(device: str) -> torch.device:
-    """Turn `auto` or a name into a device that exists.
-
-    Raises:
-        ModelError: No such device here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(
-            f"`device` must name a device of this machine, but got {device!r}: {first_line(error)}"
-        ) from error
-    return found
-
-
-def _resolve_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
-    names = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if dtype == "auto":
-        return torch.float32 if device.type == "cpu" else "auto"
-    if dtype not in names:
-        raise ModelError(f"`dtype` must be one of {['auto', *names]}, but got {dtype!r}")
-    return names[dtype]

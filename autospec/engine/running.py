@@ -77,6 +77,7 @@ def run_alone(target: CausalLM, drafter: Drafter | None, job: Job, ending: Endin
         output.take(tokens, session.stats)
         if output.reason:
             break
+    session.close()
     return output.finish()
 
 
@@ -85,6 +86,8 @@ def stream_alone(target: CausalLM, drafter: Drafter | None, job: Job, ending: En
     output, session = _Output(job, ending), Session(target, drafter, job)
     for tokens in session.run():
         kept = output.take(tokens, session.stats)
+        if output.reason:
+            session.close()
         yield Chunk(output.growing.show(is_final=bool(output.reason)), tuple(kept), output.stats, output.reason)
         if output.reason:
             return

@@ -16,6 +16,7 @@ from torch import Tensor
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.acceptance import Judge, Verdict
 from autospec.engine.cache import KVCache
+from autospec.engine.cache_pool import PooledCache
 from autospec.engine.costs import CONSTANT_COSTS, CostCurve
 from autospec.engine.draft_checks import check_draft, num_branches
 from autospec.engine.drafters.base import Drafter, DraftPlan, Needs, Trail
@@ -168,6 +169,11 @@ class Session:
         self.stats = StepStats(prefill_seconds=self.stats.prefill_seconds)
         self._commit(first)
         self.start_drafter()
+
+    def close(self) -> None:
+        """Let go of the cache, which nobody may use any more: the next prompt can have its memory."""
+        if isinstance(self.cache, PooledCache):
+            self.cache.release()
 
     def twin(self, drafter: Drafter | None, job: Job) -> Session:
         """Return a session of the same prompt behind the prefill of this one, in the same cache.

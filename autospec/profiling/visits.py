@@ -243,7 +243,7 @@ class Place:
         """Return a session behind its prefill, in a cache with room for all its twins."""
         config = SpecConfig(name, 1) if drafter is not None else SpecConfig()
         session = Session(self.subject.target, drafter, self._job(config), self.subject.watch.now)
-        session.cache = KVCache(self.capacity)
+        session.cache = self.subject.target.new_cache(self.capacity)
         session.prefill()
         return session
 

@@ -49,6 +49,7 @@ def test_every_section_runs_without_what_only_tuning_needs(tmp_path: Path) -> No
     assert laws["failures"] == []
     assert laws["num_checks"] > 50
     assert laws["num_tokens_compared"] > 1000
+    assert laws["num_launches"]["llama, graphs"] > laws["num_launches"]["llama, eager"] == 0
     for name in ("roofline_1b", "roofline_8b"):
         roofline = sections[name]
         share = roofline["bytes_per_token"] * roofline["tokens_per_second"] / roofline["copy_bytes_per_second"]

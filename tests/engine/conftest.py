@@ -116,6 +116,9 @@ class TableLM:
         logits = self.forward(input_ids, cache, **tree)
         return logits, logits[..., :0]
 
+    def draft_chain(self, token_ids: Sequence[int], cache: KVCache, length: int, vocab_size: int) -> None:
+        return None
+
 
 def make_table(seed: int, vocab_size: int = VOCAB) -> Tensor:
     generator = torch.Generator().manual_seed(seed)

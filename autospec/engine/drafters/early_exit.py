@@ -20,7 +20,7 @@ from autospec.engine.growth import MODEL_SHAPES, Growing, Growth, grow
 from autospec.engine.layers import keep_layers
 from autospec.engine.model import CausalLM
 from autospec.engine.rows import RowTokens
-from autospec.engine.tree import TokenTree, empty_tree
+from autospec.engine.tree import TokenTree, chain, empty_tree
 from autospec.errors import ConfigError, ModelError
 
 
@@ -93,7 +93,11 @@ class EarlyExitDrafter:
         how = self.begin(max_length)
         if how is None:
             return empty_tree()
-        tree = grow(self, how)
+        tokens = None
+        if how.is_fixed:
+            vocab_size = self.target.vocab_size
+            tokens = self._model.draft_chain(self._text[-1:], self.cache, how.max_depth, vocab_size)
+        tree = grow(self, how) if tokens is None else chain(tokens)
         self.end()
         return tree
 

@@ -14,6 +14,7 @@ from autospec.engine.drafters.slots import DraftSlots, num_run_nodes, text_cache
 from autospec.engine.growth import Growing
 from autospec.engine.model import CausalLM
 from autospec.engine.rows import RowTokens
+from autospec.engine.tree import TokenTree
 
 
 class RunningModel:
@@ -40,6 +41,8 @@ class RunningModel:
             capacity: Most tokens it may come to hold, a path of a draft included.
             config: Says how many nodes stand beside such a path.
         """
+        self.cache = KVCache(0)  # the last one's memory can be had again
+
         self.text = list(token_ids)
         capacity = min(capacity, self.model.usable_length) + num_run_nodes(config)
         self.cache = text_cache(self._given or self.model.new_cache(capacity), capacity)
@@ -82,6 +85,27 @@ class RunningModel:
         asked = self.ask_nodes(tree, nodes)
         token_ids = torch.tensor([asked.token_ids])
         return self.model.forward(token_ids, self.cache, tree_mask=asked.tree_mask, depths=asked.depths)[0]
+
+    def run_chain(self, length: int, vocab_size: int) -> TokenTree | None:
+        """Draft the most probable tokens behind the text, one after the other; see `CausalLM.draft_chain`.
+
+        Args:
+            length: Tokens to draft.
+            vocab_size: Tokens to draft lie below.
+
+        Returns:
+            The draft, whose nodes were run but for the last; None where they must be run one by one.
+        """
+        fresh = self.text[self.num_cached :]
+        tokens = self.model.draft_chain(fresh, self.cache, length, vocab_size)
+        if tokens is None:
+            return None
+        self.num_cached, tree = len(self.text), Growing()
+        for node, token in enumerate(tokens):
+            tree.add(token, node - 1)
+            if node < length - 1:
+                self._slots.place(tree, [node])
+        return tree.finish()
 
     def ask(self, tree: Growing, nodes: Sequence[int]) -> RowTokens:
         """Return what must be run for the logits behind nodes, and take it for run."""

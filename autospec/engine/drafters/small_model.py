@@ -44,7 +44,10 @@ class SmallModelDrafter:
 
     def propose(self, max_length: int) -> TokenTree:
         how = self.begin(max_length)
-        return empty_tree() if how is None else grow(self, how)
+        if how is None:
+            return empty_tree()
+        whole = self.running.run_chain(how.max_depth, self.vocab_size) if how.is_fixed else None
+        return grow(self, how) if whole is None else whole
 
     @property
     def shared(self) -> tuple[object, ...]:

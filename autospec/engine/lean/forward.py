@@ -125,22 +125,22 @@ class LeanForward:
         windows: Windows,
     ) -> None:
         self._embeddings, self._layers, self._norm = embeddings, tuple(layers), norm
-        self._output_map, self._rotary, self._windows = output_map, rotary, windows
+        self._output_map, self.rotary, self.windows = output_map, rotary, windows
 
     def run(
         self, input_ids: Tensor, new: NewTokens, cache: KVCache, num_logits: int, wants_hidden: bool
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run tokens; see `Forward`."""
-        attending = OneLength(cache, new, self._windows, self._embeddings)
-        return self._through(input_ids, self._rope(new), attending, slice(-num_logits, None), wants_hidden)
+        attending = OneLength(cache, new, self.windows, self._embeddings)
+        return self.through(input_ids, self._rope(new), attending, slice(-num_logits, None), wants_hidden)
 
     def run_rows(self, flat: FlatRows, cache: KVCache, wants_hidden: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run tokens of several rows, one after the other; see `Forward`."""
-        rope = self._rotary.at_each(flat.positions[None], flat.longest)
-        attending = attending_rows(cache, flat, self._windows, self._embeddings, self._layers[0].heads)
-        return self._through(flat.token_ids[None], rope, attending, flat.with_logits, wants_hidden)
+        rope = self.rotary.at_each(flat.positions[None], flat.longest)
+        attending = attending_rows(cache, flat, self.windows, self._embeddings, self._layers[0].heads)
+        return self.through(flat.token_ids[None], rope, attending, flat.with_logits, wants_hidden)
 
-    def _through(
+    def through(
         self,
         input_ids: Tensor,
         rope: tuple[Tensor, Tensor],
@@ -148,6 +148,15 @@ class LeanForward:
         with_logits: slice | Tensor,
         wants_hidden: bool,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Run tokens, whatever they attend to; see `Forward`.
+
+        Args:
+            input_ids: [rows, n].
+            rope: Cosines and signed sines of their positions; see `rotate`.
+            attending: How they attend.
+            with_logits: Of which of them logits are wanted.
+            wants_hidden: Return hidden states too.
+        """
         states = embedding(input_ids.to(self._embeddings.device), self._embeddings)
         hidden = []
         for layer in self._layers:
@@ -165,9 +174,19 @@ class LeanForward:
 
     def _rope(self, new: NewTokens) -> tuple[Tensor, Tensor]:
         if new.depths is None and new.is_level:
-            return self._rotary.at(new.lengths[0], new.num_new)
+            return self.rotary.at(new.lengths[0], new.num_new)
         positions = new.positions
-        return self._rotary.at_each(positions, int(positions.max()))
+        return self.rotary.at_each(positions, int(positions.max()))
+
+    @property
+    def layer_numbers(self) -> tuple[int, ...]:
+        """Under which its layers write into a cache."""
+        return tuple(layer.number for layer in self._layers)
+
+    @property
+    def like(self) -> Tensor:
+        """A weight of its device and format: the embeddings [vocab, width]."""
+        return self._embeddings
 
     def weights(self) -> list[Tensor]:
         """Return every tensor of the model that it runs with, in the form in which it holds it."""
@@ -179,4 +198,4 @@ class LeanForward:
     def keep(self, layers: Sequence[int]) -> LeanForward:
         """Return one of some of its layers, which write where they always do."""
         kept = [self._layers[layer] for layer in layers]
-        return LeanForward(self._embeddings, kept, self._norm, self._output_map, self._rotary, self._windows)
+        return LeanForward(self._embeddings, kept, self._norm, self._output_map, self.rotary, self.windows)

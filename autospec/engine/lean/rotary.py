@@ -35,6 +35,11 @@ class RotaryTable:
         places = positions.to(self._cosines.device)
         return self._cosines[places], self._sines[places]
 
+    def up_to(self, num_positions: int) -> tuple[Tensor, Tensor]:
+        """Return the table of at least so many positions, [m, 1, head_dim] each; it never changes any more."""
+        self._reach(num_positions)
+        return self._cosines, self._sines
+
     def _reach(self, num_positions: int) -> None:
         if num_positions <= len(self._cosines):
             return

@@ -87,11 +87,21 @@ def test_layers_that_draft_run_lean_where_the_target_does(tiny_checkpoint: Path)
     assert output.stats.num_drafted > 0
 
 
-def test_a_compiled_model_is_transformers_own(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled: list[dict[str, Any]] = []
-    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compiled.append(options))
-    assert not load_model(str(tiny_checkpoint), device="cpu", compile=True).is_lean
-    assert compiled == [{"dynamic": True}]
+def test_compiled_is_the_lean_forward_where_there_is_one_and_else_transformers_own(
+    tiny_checkpoint: Path, tiny_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[tuple[nn.Module, dict[str, Any]]] = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compiled.append((self, options)))
+    other = tiny_model("gpt2")
+    assert not load_model(other, compile=True).is_lean
+    assert compiled == [(other, {"dynamic": True})]
+    loaded = load_model(str(tiny_checkpoint), device="cpu", compile=True)
+    assert loaded.is_lean
+    assert len(compiled) == 1, "shapes are compiled when they come"
+    cache = loaded.new_cache(20)
+    for ids in ([[1, 2, 3]], [[4]], [[5]], [[6, 7, 8]]):
+        loaded.forward(torch.tensor(ids), cache)
+    assert [options for _, options in compiled[1:]] == [{"dynamic": False, "fullgraph": True}] * 2
 
 
 def test_a_table_of_angles_grows_with_the_text(tiny_model: Callable[..., Any]) -> None:

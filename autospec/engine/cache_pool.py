@@ -1,0 +1,110 @@
+"""Caches whose memory is handed from prompt to prompt, so that what was captured for it can be launched again.
+
+A captured graph reads and writes at addresses; a cache that is made anew for every prompt has others each time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from threading import Lock
+from weakref import ReferenceType, ref
+
+import torch
+from torch import Tensor
+
+from autospec.engine.cache import KVCache
+
+SLACK = 64  # slots behind the text, for tokens that fill a forward up to its size
+_UNIT = 256  # capacities are multiples of it, so that one memory serves many prompts
+
+
+@dataclass(eq=False)
+class Store:
+    """The memory of one cache at a time.
+
+    Args:
+        capacity: Slots.
+        keys: Layer -> [1, heads, capacity, head_dim]; empty until a forward has written there.
+        values: Likewise.
+    """
+
+    capacity: int
+    keys: dict[int, Tensor] = field(default_factory=dict)
+    values: dict[int, Tensor] = field(default_factory=dict)
+
+    @torch.inference_mode()
+    def clear(self) -> None:
+        """Make it what a new one is; what an earlier text left behind could be no number."""
+        for states in (*self.keys.values(), *self.values.values()):
+            states.zero_()
+
+
+class PooledCache(KVCache):
+    """A cache of one row in a memory that outlives it.
+
+    Args:
+        store: The memory.
+    """
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store.capacity)
+        self.store: Store | None = store
+        self.keys, self.values = store.keys, store.values
+
+    def reserve(self, capacity: int) -> None:
+        """Make room for at least so many tokens; see `KVCache`."""
+        if capacity > self.capacity:
+            super().reserve(rounded(capacity))
+            if self.store is not None:
+                self.store.capacity = self.capacity
+
+    def release(self) -> None:
+        """Let go of the memory, whoever else still knows this cache; it holds nothing from now on."""
+        self.store, self.keys, self.values = None, {}, {}
+        self.capacity, self.lengths = 0, [0]
+
+
+def rounded(capacity: int) -> int:
+    """Return how many slots a memory gets that must hold so many tokens."""
+    return -(-(capacity + SLACK) // _UNIT) * _UNIT
+
+
+class CachePool:
+    """Memory for as many caches as are in use at the same time; a cache that nobody knows any more is not."""
+
+    def __init__(self) -> None:
+        self._stores: list[tuple[Store, ReferenceType[PooledCache]]] = []
+        self._lock = Lock()
+
+    def holds(self, capacity: int) -> bool:
+        """Return whether a cache of so many tokens would be given memory that is there already."""
+        with self._lock:
+            return any(store.capacity >= capacity + SLACK and store.keys for store in self._free())
+
+    def cache(self, capacity: int) -> PooledCache:
+        """Return an empty cache with room for at least so many tokens."""
+        with self._lock:
+            free = sorted(self._free(), key=lambda store: store.capacity)
+            store = next((store for store in free if store.capacity >= capacity + SLACK), None)
+            if store is None:
+                self._drop(free)  # they are too small, and would only be in the way
+                store = Store(rounded(capacity))
+            store.clear()
+            made = PooledCache(store)
+            self._drop([store])
+            self._stores.append((store, ref(made)))
+            return made
+
+    def give_up(self) -> bool:
+        """Let go of all memory that is not in use; return whether there was any."""
+        with self._lock:
+            free = self._free()
+            self._drop(free)
+            return bool(free)
+
+    def _free(self) -> list[Store]:
+        caches = ((store, known()) for store, known in self._stores)
+        return [store for store, cache in caches if cache is None or cache.store is None]
+
+    def _drop(self, dropped: list[Store]) -> None:
+        self._stores = [pair for pair in self._stores if pair[0] not in dropped]

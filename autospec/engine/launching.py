@@ -1,0 +1,154 @@
+"""Ways to launch a forward of fixed shape again: a captured graph, compiled code, or the operations it consists of.
+
+A run reads buffers, writes others, and returns tensors; a launch of it does the same, into the same tensors.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Lock
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from autospec.engine.memory import free_bytes
+
+Run = Callable[[], Sequence[Tensor]]
+_WARM_UPS = 2  # libraries choose their kernels and take their memory in the first runs, which must not be captured
+
+
+class Launching(ABC):
+    """How forwards of fixed shape are launched; one at a time, because they share buffers and memory.
+
+    Attributes:
+        loops: Whether a whole draft loop is worth being made one launch.
+    """
+
+    loops = True
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+
+    @abstractmethod
+    def make(self, run: Run) -> Run:
+        """Make a launch of a run.
+
+        Args:
+            run: May be run any number of times.
+
+        Raises:
+            RuntimeError: There can be none.
+        """
+
+    def has_room(self, num_bytes: int) -> bool:
+        """Return whether so much memory is free."""
+        return True
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Keep others out, from writing buffers until what came out is copied."""
+        with self._lock:
+            yield
+
+
+class Recorded(Launching):
+    """Records the operations of a run and goes through these again, on any device.
+
+    What would be wrong in a graph is wrong here too: numbers that the host read, shapes, tensors that were replaced.
+    """
+
+    def make(self, run: Run) -> Run:
+        """See `Launching`."""
+        return cast("Run", _recorded(run))
+
+
+class CudaGraphs(Launching):
+    """Captures CUDA graphs, which share the memory of what they compute in between.
+
+    Args:
+        device: Where.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._device, self._pool = device, torch.cuda.graph_pool_handle()
+        self._side, self._copied = torch.cuda.Stream(device), torch.cuda.Event()
+
+    def make(self, run: Run) -> Run:
+        """See `Launching`."""
+        side = self._side  # one for all, because libraries keep memory for each stream
+        side.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UPS):
+                run()
+        torch.cuda.current_stream(self._device).wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
+            outputs = run()
+
+        def replay() -> Sequence[Tensor]:
+            graph.replay()
+            return outputs
+
+        return replay
+
+    def has_room(self, num_bytes: int) -> bool:
+        """See `Launching`."""
+        return num_bytes <= free_bytes(self._device)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """See `Launching`; another stream waits for the one that was there before."""
+        with self._lock, torch.cuda.device(self._device):
+            stream = torch.cuda.current_stream()
+            stream.wait_event(self._copied)
+            try:
+                yield
+            finally:
+                self._copied.record(stream)
+
+
+class Compiled(Launching):
+    """Compiles by `torch.compile`, once for each shape; torch keeps on disk what it compiled.
+
+    Args:
+        then: How compiled code is launched; None is to call it.
+    """
+
+    def __init__(self, then: Launching | None = None) -> None:
+        super().__init__()
+        self._then = then
+        self.loops = then is not None  # a loop of k forwards is k times the code to compile
+
+    def make(self, run: Run) -> Run:
+        """See `Launching`."""
+        # Recorded first, because each record is code of its own: of one function torch compiles only a few shapes.
+        compiled = _recorded(run)
+        compiled.compile(dynamic=False, fullgraph=True)
+        compiled()
+        made = cast("Run", compiled)
+        return made if self._then is None else self._then.make(made)
+
+    def has_room(self, num_bytes: int) -> bool:
+        """See `Launching`."""
+        return self._then is None or self._then.has_room(num_bytes)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """See `Launching`."""
+        with super().turn() if self._then is None else self._then.turn():
+            yield
+
+
+def _recorded(run: Run) -> torch.fx.GraphModule:
+    return make_fx(lambda: tuple(run()))()
+
+
+def usual_launching(device: torch.device, compiles: bool) -> Launching | None:
+    """Return how a device launches best; None is to run everything anew."""
+    plain = CudaGraphs(device) if device.type == "cuda" else None
+    return Compiled(plain) if compiles else plain

@@ -29,10 +29,10 @@ def test_ranks_are_compared_from_three_on() -> None:
 
 
 def test_a_correction_believes_a_measurement_as_far_as_its_noise_allows() -> None:
-    # prior variance 0.01 for all and 0.0064 for one; noise 0.0064 of one measurement
+    # prior variance 0.01 for all, 0.0064 for what is alike and 0.0001 for one; noise 0.0064 of one measurement
     made = Residual().fit(np.zeros((1, 2)), np.array([0.1]), np.array([1]))
     near, far = made.predict(np.array([[0.0, 0.0], [50.0, 0.0]]))[0]
-    assert near == pytest.approx(0.1 * 0.0164 / 0.0228)
-    assert far == pytest.approx(0.1 * 0.01 / 0.0228)
+    assert near == pytest.approx(0.1 * 0.0164 / 0.0229)
+    assert far == pytest.approx(0.1 * 0.01 / 0.0229)
     often = Residual().fit(np.zeros((1, 2)), np.array([0.1]), np.array([64]))
-    assert often.predict(np.zeros((1, 2)))[0][0] == pytest.approx(0.1 * 0.0164 / 0.0165)
+    assert often.predict(np.zeros((1, 2)))[0][0] == pytest.approx(0.1 * 0.0164 / 0.0166)

@@ -17,10 +17,7 @@ Ints = NDArray[np.int64]
 _BEND = 1.345  # Huber (1964)
 EFFICIENCY = 0.95  # of such a location, where errors are normal after all: its variance is that much larger
 _MAD_TO_SD = 1.4826
-_ROUNDS = 30
-# A column is taken to differ from others by about as much as one timing from the next, so that a few values do not
-# make its effect: n values count n / (n + 1).
-_COLUMN_PRIOR = 1.0
+_ROUNDS = 60
 
 
 def deviation(values: Floats) -> float:
@@ -59,26 +56,52 @@ class Table:
 
 
 def take_apart(row_of: Ints, column_of: Ints, values: Floats) -> Table:
-    """Fit row plus column to values, by turns, robustly.
+    """Fit row plus column to values, robustly; the columns' effects have a mean of 0.
+
+    A column of n values gets n / (n + v) of its effect, as a drawn one would where its variance is 1 / v of a value's
+    noise. What v is, is told by how much columns differ, and it is at most 1: of a single row nobody knows what is
+    noise, so half of what its columns differ by is taken for it.
 
     Args:
         row_of: [values] row of each, from 0 on and none left out.
         column_of: [values] column of each.
         values: At least one.
     """
-    num_rows, columns = int(row_of.max()) + 1, np.unique(column_of)
-    in_row = [np.flatnonzero(row_of == row) for row in range(num_rows)]
-    in_column = [np.flatnonzero(column_of == column) for column in columns]
-    rows, offsets = np.array([np.median(values[own]) for own in in_row]), np.zeros(len(values))
-    shares = [len(own) / (len(own) + _COLUMN_PRIOR) for own in in_column]
-    degrees = max(len(values) - num_rows - sum(shares) + 1.0, 1.0)
-    scale = 0.0
-    for _ in range(_ROUNDS):
-        left = values - rows[row_of]
-        scale = deviation(left - offsets) * float(np.sqrt(len(values) / degrees))
-        effects = [share * location(left[own], scale) for own, share in zip(in_column, shares, strict=True)]
-        middle = float(np.mean(effects))
-        for own, effect in zip(in_column, effects, strict=True):
-            offsets[own] = effect - middle
-        rows = np.array([location(values[own] - offsets[own], scale) for own in in_row])
-    return Table(rows, scale, degrees)
+    columns, place_of = np.unique(column_of, return_inverse=True)
+    fit = _Fit(row_of, place_of, values, int(row_of.max()) + 1, len(columns))
+    free = len(values) - fit.num_rows - len(columns) + 1
+    if free < 1:
+        return fit.run(1.0)
+    scale, effects = fit.run(0.0).scale, fit.columns
+    variance = deviation(effects - np.median(effects)) ** 2 - scale**2 * len(columns) / len(values)
+    return fit.run(1.0 if variance <= scale**2 else scale**2 / variance)
+
+
+class _Fit:
+    """Rows and columns by turns, each step with what is far off cut."""
+
+    def __init__(self, row_of: Ints, column_of: Ints, values: Floats, num_rows: int, num_columns: int) -> None:
+        self.num_rows, self._row_of, self._column_of, self._values = num_rows, row_of, column_of, values
+        self._in_row = np.bincount(row_of, minlength=num_rows)
+        self._in_column = np.bincount(column_of, minlength=num_columns)
+        self.columns = np.zeros(num_columns)
+
+    def run(self, prior: float) -> Table:
+        """Fit; `prior` values of 0 are added to every column."""
+        values, row_of, column_of = self._values, self._row_of, self._column_of
+        rows = np.array([np.median(values[row_of == row]) for row in range(self.num_rows)])
+        columns, in_column = np.zeros(len(self._in_column)), self._in_column
+        degrees = max(len(values) - self.num_rows - float((in_column / (in_column + prior)).sum()) + 1.0, 1.0)
+        inflation, scale = float(np.sqrt(len(values) / degrees)), 0.0
+        for _ in range(_ROUNDS):
+            left = values - rows[row_of] - columns[column_of]
+            scale = deviation(left) * inflation
+            reach = _BEND * scale if scale > 0.0 else np.inf
+            cut = np.bincount(column_of, np.clip(left, -reach, reach), len(columns))
+            columns = (columns * in_column + cut) / (in_column + prior)
+            middle = columns.mean()
+            columns, rows = columns - middle, rows + middle
+            left = values - rows[row_of] - columns[column_of]
+            rows = rows + np.bincount(row_of, np.clip(left, -reach, reach), self.num_rows) / self._in_row
+        self.columns = columns
+        return Table(rows, scale, degrees)

@@ -17,8 +17,8 @@ Ints = NDArray[np.int64]
 # What an uncorrected prediction may be off, in nats of speedup: all configurations together, and one against another.
 _COMMON, _OWN = 0.10, 0.08
 # What is left between configurations that look alike, which no neighbour tells. Of twenty n-gram configurations, each
-# measured twice on 12 prompts, errors differed by 0.007, which is what noise explains. Where measurements say that it is
-# more, it is: each of these is taken to be half as likely beforehand as the one before.
+# measured twice on 12 prompts, errors differed by 0.007, as noise explains. Where measurements say that it is more, it
+# is: each of these is taken to be half as likely beforehand as the one before.
 _SINGLE = (0.01, 0.02, 0.04, 0.08)
 # How different configurations may be that still err alike, in units of the features.
 _REACH = 1.0

@@ -73,7 +73,7 @@ def take_apart(row_of: Ints, column_of: Ints, values: Floats) -> Table:
     if free < 1:
         return fit.run(1.0)
     scale, effects = fit.run(0.0).scale, fit.columns
-    variance = deviation(effects - np.median(effects)) ** 2 - scale**2 * len(columns) / len(values)
+    variance = float((effects**2).mean()) - scale**2 * len(columns) / len(values)
     return fit.run(1.0 if variance <= scale**2 else scale**2 / variance)
 
 
@@ -90,7 +90,9 @@ class _Fit:
         """Fit; `prior` values of 0 are added to every column."""
         values, row_of, column_of = self._values, self._row_of, self._column_of
         rows = np.array([np.median(values[row_of == row]) for row in range(self.num_rows)])
-        columns, in_column = np.zeros(len(self._in_column)), self._in_column
+        left, in_column = values - rows[row_of], self._in_column
+        columns = np.array([np.median(left[column_of == column]) for column in range(len(in_column))])
+        columns *= in_column / (in_column + prior)
         degrees = max(len(values) - self.num_rows - float((in_column / (in_column + prior)).sum()) + 1.0, 1.0)
         inflation, scale = float(np.sqrt(len(values) / degrees)), 0.0
         for _ in range(_ROUNDS):

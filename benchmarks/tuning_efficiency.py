@@ -11,11 +11,12 @@ What counts:
 
 * A trial is one configuration on the 12 prompts of a seed, each beside its plain decoding. Measuring one again is a
   trial, too, and takes its time: ours ends with its finalists measured afresh, and chooses by the product's code.
-* A tuner sees the grid's own timings, and of what it measures again the first fresh ones. What it chose is judged by
-  the other six fresh repeats, which no tuner saw; what has none of these by the grid's own, which flatter it.
-* The grid's best is chosen by three of these six and timed by the other three, then the other way round: the highest
+* Of the seven fresh repeats of what was measured again, drawn anew for every seed, trials see the first, trials that
+  measure again the second, and the other five, which no tuner saw, judge the choice. Of all others there is only the
+  grid's own timing, which flatters what was chosen by it, though none of them was among the best.
+* The best is chosen by one half of the judging repeats and timed by the other, then the other way round: the highest
   of all means would mostly be the luckiest. The truth of a configuration is the mean over prompts of what each of them
-  typically took.
+  typically took. Where no seed is named, all fresh repeats but the first judge.
 * A goal is reached at the first trial after which the tuner, asked for its choice, would name a configuration that is
   as good as 98 % of the best. Other tuners name the highest mean they have seen, ours what it believes to be best.
 """
@@ -185,7 +186,7 @@ def judge(source: Path, with_gp: bool = False) -> None:
         tuners["GP"] = by_highest_mean(
             sampler_order(lambda seed: optuna.samplers.GPSampler(seed=seed, warn_independent_sampling=False))
         )
-    runs = {name: [_run(grid, tuner, name, seed) for seed in range(NUM_SEEDS)] for name, tuner in tuners.items()}
+    runs = {name: [_run(document, tuner, name, seed) for seed in range(NUM_SEEDS)] for name, tuner in tuners.items()}
     thumbs = {name: float(np.exp(grid.true[config])) for name, config in RULES_OF_THUMB.items()}
     document["judged"] = {
         "num_grid": len(grid.grid),
@@ -216,8 +217,9 @@ def _tell(document: dict[str, Any], grid: Grid) -> None:
     for name, runs in judged["tuners"].items():
         final = np.array([run["final"] for run in runs])
         searched = np.median([run["searched"] for run in runs])
-        say(f"{name}: ends with {np.median(final):.3f} ({final.min():.3f} to {final.max():.3f}), "
-            f"{searched:.0f} trials")  # fmt: skip
+        share = np.median([run["of_best"] for run in runs])
+        say(f"{name}: ends with {np.median(final):.3f} ({final.min():.3f} to {final.max():.3f}), {share:.1%} of the "
+            f"best, after {searched:.0f} trials")  # fmt: skip
         for goal in GOALS:
             trials = np.array([run["reached"][f"{goal:.0%}"]["trials"] for run in runs], dtype=float)
             seconds = np.array([run["reached"][f"{goal:.0%}"]["seconds"] for run in runs])
@@ -230,9 +232,11 @@ def _tell(document: dict[str, Any], grid: Grid) -> None:
     say(f"prediction: {judged['prediction']}")
 
 
-def _run(grid: Grid, tuner: Search, name: str, seed: int) -> dict[str, Any]:
+def _run(document: dict[str, Any], tuner: Search, name: str, seed: int) -> dict[str, Any]:
     """Return after how many trials and seconds the choice reaches the goals, and where the search ends."""
-    rows = np.random.default_rng([seed, 1]).integers(0, NUM_PROMPTS, NUM_PROMPTS)
+    drawn = np.random.default_rng([seed, 1])
+    rows = drawn.integers(0, NUM_PROMPTS, NUM_PROMPTS)
+    grid = Grid(document, [1 + int(one) for one in drawn.permutation(NUM_SEEN + NUM_JUDGING)])
     seconds = sum(grid.document["predicting_seconds"].values()) if name == "ours" else 0.0
     missed = {"trials": MAX_TRIALS + 1, "seconds": grid.document["grid_seconds"]}
     reached, choice, number = {f"{goal:.0%}": dict(missed) for goal in GOALS}, OFF, 0
@@ -248,6 +252,7 @@ def _run(grid: Grid, tuner: Search, name: str, seed: int) -> dict[str, Any]:
         "searched": number,
         "seconds": seconds,
         "final": float(np.exp(grid.true.get(choice, 0.0))),
+        "of_best": float(np.exp(grid.true.get(choice, 0.0) - grid.best_value)),
         "kept": {f"{goal:.0%}": grid.reaches(choice, goal) for goal in GOALS},
     }
 

@@ -40,22 +40,30 @@ RULES_OF_THUMB = {
 
 
 class Grid:
-    """What was measured, to be asked again as often as one likes."""
+    """What was measured, to be asked again as often as one likes.
 
-    def __init__(self, document: dict[str, Any]) -> None:
+    Args:
+        document: As it was recorded.
+        order: Of the repeats of what was measured again: first that of trials, then that of trials that measure again,
+            then those that judge. None: as they were recorded, the first being the grid's own.
+    """
+
+    def __init__(self, document: dict[str, Any], order: Sequence[int] | None = None) -> None:
         self.document, self.space = document, SearchSpace.load(HERE / "grid.yaml")
         rows = {SpecConfig.from_json(row["config"]): row for row in document["rows"]}
-        self.values = {config: np.array(row["log_speedups"]) for config, row in rows.items()}
-        self.seconds = {config: row["seconds"] for config, row in rows.items()}
+        taken = {config: order if order and len(row["seconds"]) > 1 else slice(None) for config, row in rows.items()}
+        self.values = {config: np.array(row["log_speedups"])[taken[config]] for config, row in rows.items()}
+        self.seconds = {config: np.array(row["seconds"])[taken[config]] for config, row in rows.items()}
         self.grid = [config for config in self.space.walk() if config in self.values]
         judging = {config: runs[1 + NUM_SEEN :] for config, runs in self.values.items()}
         self.again = [config for config in self.grid if len(judging[config])]
+        num_judging = len(judging[self.again[0]])
         fresh = np.concatenate([judging[config] - np.median(judging[config], axis=0) for config in self.again])
-        self._scale: float = deviation(fresh.ravel()) * np.sqrt(NUM_JUDGING / (NUM_JUDGING - 1))
+        self._scale: float = deviation(fresh.ravel()) * np.sqrt(num_judging / (num_judging - 1))
         self.true = {
             config: self._typical(runs if len(runs) else self.values[config]) for config, runs in judging.items()
         }
-        half = NUM_JUDGING // 2
+        half = num_judging // 2
         first, second = (
             {config: self._typical(judging[config][part]) for config in self.again}
             for part in (slice(None, half), slice(half, None))
@@ -80,7 +88,7 @@ class Grid:
 
     def reaches(self, config: SpecConfig, goal: float) -> bool:
         """Return whether a configuration is as good as so much of the best."""
-        return not config.is_off and self.true[config] >= self.best_value + np.log(goal)
+        return not config.is_off and bool(self.true[config] >= self.best_value + np.log(goal))
 
     def measurements(self, config: SpecConfig, repeat: int, rows: np.ndarray) -> list[Any]:
         """Return as much of measurements as predictors and pools read."""

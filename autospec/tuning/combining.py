@@ -81,5 +81,6 @@ def combined(
         return values
     known = [beliefs.configs.index(config) for config in ratios]
     own = Beliefs(tuple(ratios), beliefs.means[known], beliefs.covariance[np.ix_(known, known)])
-    posterior = own.updated(table.rows, table.scale**2 / (EFFICIENCY * np.bincount(rows)))
+    variances: Floats = np.float64(table.scale**2 / EFFICIENCY) / np.bincount(rows)
+    posterior = own.updated(table.rows, variances)
     return values | dict(zip(ratios, map(float, posterior), strict=True))

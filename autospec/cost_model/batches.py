@@ -84,7 +84,7 @@ class BatchPrices:
                 shared = shared + drafts
             else:
                 apart = apart + drafts
-        firsts = self._costs.first_drafts(steps)
+        firsts = self._costs.starts(steps) + self._costs.first_drafts(steps)
         prompts = self._costs.prefills(self._lengths, config) + firsts
         rows, filled = steps.prompts[order], {}
         for name, values in (("tokens", steps.nodes + 1.0), ("own", own + apart), ("shared", shared)):

@@ -15,16 +15,19 @@ from numpy.typing import NDArray
 
 from autospec.config import SpecConfig
 from autospec.cost_model.batches import BatchPrices
-from autospec.cost_model.residual import Residual
+from autospec.cost_model.residual import NOISE, Residual
 from autospec.cost_model.steps import StepCosts, p95_by_prompt
 from autospec.errors import MeasurementError, ReplayError, ReplayMiss
 from autospec.profiling import HardwareProfile
 from autospec.records import Measurement
 from autospec.replay import Expectation, Simulator, expected
+from autospec.robust import take_apart
 from autospec.yardsticks import SPEED, Yardstick
 
 Floats = NDArray[np.float64]
 _RECORDED_AT_ONCE = 1000  # configurations whose steps are held
+
+_NOISE_WEIGHT = 12.0  # measurements that what is known of noise beforehand counts for: a trial's
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,25 @@ class Prediction:
         return float(self.log_ratios.mean())
 
 
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """How far predictions were off.
+
+    Args:
+        configs: That were measured and could be predicted.
+        features: [configs, features] of each.
+        means: [configs] measured minus predicted log ratio, its location over measurements.
+        counts: [configs] of how many measurements.
+        noise: Standard deviation of one of them, what prompts have in common taken out.
+    """
+
+    configs: tuple[SpecConfig, ...]
+    features: Floats
+    means: Floats
+    counts: NDArray[np.int64]
+    noise: float
+
+
 class Predictor:
     """Prices configurations without running them.
 
@@ -95,6 +117,7 @@ class Predictor:
         self._names = tuple(sorted(profile.drafters))
         self._costs = StepCosts(profile, recorded, trace.contexts - 1)
         self._residual, self._priced = Residual(), dict[SpecConfig, Prediction | None]()
+        self._learnt = dict[SpecConfig, int]()
         plain = expected(simulator, SpecConfig())
         self._plain, self._plain_step = self._seconds(plain), self._decode_seconds(plain) / plain.num_steps
         self._plain_latency = self._latencies(plain)
@@ -151,25 +174,42 @@ class Predictor:
 
         Configurations that cannot be predicted teach nothing.
         """
-        self._residual.fit(*self.errors(measurements))
+        errors = self.errors(measurements)
+        self._residual.fit(errors.features, errors.means, errors.counts, errors.noise)
+        self._learnt = {config: place for place, config in enumerate(errors.configs)}
 
-    def errors(self, measurements: Iterable[Measurement]) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    def joint(self, configs: Sequence[SpecConfig]) -> tuple[Floats, Floats]:
+        """Return the log ratios of different configurations, corrected, and their covariance: what is believed now.
+
+        Args:
+            configs: That can be predicted, none of them off; after `correct`.
+        """
+        prices = [price for price in map(self.uncorrected, configs) if price is not None]
+        assert len(prices) == len(configs)
+        places = np.array([self._learnt.get(config, -1) for config in configs])
+        shifts, covariance = self._residual.joint(np.stack([price.features for price in prices]), places)
+        return np.array([price.log_ratio for price in prices]) + shifts, covariance
+
+    def errors(self, measurements: Iterable[Measurement]) -> Errors:
         """Return how far uncorrected predictions were off, by configuration.
 
-        Returns:
-            Features [configs, features], mean of measured minus predicted log ratio [configs], and of how many
-            measurements [configs].
+        What a prompt is off under every configuration is taken out, and stalls of the machine count little.
         """
         by_config = self._measured(measurements)
-        priced = [self.uncorrected(config) for config in by_config]
-        found = [
-            (price.features, float(np.mean([value - price.log_ratios[row] for row, value in seen])), len(seen))
-            for price, seen in zip(priced, by_config.values(), strict=True)
-            if price is not None
+        priced = {config: price for config in by_config if (price := self.uncorrected(config)) is not None}
+        features = np.array([price.features for price in priced.values()]).reshape(-1, self._num_features)
+        if not priced:
+            return Errors((), features, np.zeros(0), np.zeros(0, dtype=np.int64), NOISE)
+        seen = [
+            (place, row, value - price.log_ratios[row])
+            for place, (config, price) in enumerate(priced.items())
+            for row, value in by_config[config]
         ]
-        features, means, counts = zip(*found, strict=True) if found else ((), (), ())
-        width = self._num_features
-        return np.array(features).reshape(-1, width), np.array(means), np.array(counts, dtype=np.int64)
+        places, rows, values = (np.array(side) for side in zip(*seen, strict=True))
+        table = take_apart(places, rows, values)
+        known = _NOISE_WEIGHT * NOISE**2 + table.degrees * table.scale**2
+        noise = float(np.sqrt(known / (_NOISE_WEIGHT + table.degrees)))
+        return Errors(tuple(priced), features, table.rows, np.bincount(places), noise)
 
     def _measured(self, measurements: Iterable[Measurement]) -> dict[SpecConfig, list[tuple[int, float]]]:
         """Return configurations to row of the prompt and log ratio of each measurement."""
@@ -220,7 +260,8 @@ class Predictor:
 
     def _decode_seconds(self, steps: Expectation) -> Floats:
         """Return the seconds behind the prefills, a drafter's own prefill being part of its first draft: [prompts]."""
-        return steps.sums(steps.chances * self._costs.steps(steps)) + self._costs.first_drafts(steps)
+        before = self._costs.starts(steps) + self._costs.first_drafts(steps)
+        return steps.sums(steps.chances * self._costs.steps(steps)) + before
 
     def _latencies(self, steps: Expectation) -> Floats:
         """Return the p95 inter-token latencies: [prompts]; of expected steps that of all that may be taken."""
@@ -255,7 +296,8 @@ class Predictor:
         known = {price.config: price for price in prices if price is not None and not price.config.is_off}
         if not known or not self._residual.is_fitted:
             return list(prices)
-        shifts, spreads = self._residual.predict(np.stack([price.features for price in known.values()]))
+        features = np.stack([price.features for price in known.values()])
+        shifts, spreads = self._residual.predict(features, np.array([self._learnt.get(one, -1) for one in known]))
         for price, shift, spread in zip(list(known.values()), shifts, spreads, strict=True):
             corrected = {self.yardstick.predicted: price.log_ratios + shift}
             known[price.config] = replace(price, spread=float(spread), **corrected)

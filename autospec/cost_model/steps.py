@@ -77,6 +77,20 @@ class StepCosts:
         weights = np.maximum(extra, 0.0) * replay.firsts[first]
         return np.bincount(replay.prompts[first], weights, minlength=replay.num_prompts).astype(np.float64)
 
+    def starts(self, replay: Steps) -> Floats:
+        """Return what it takes to take in each prompt where drafts are looked up, before the first step: [prompts].
+
+        Zero for prompts of a single new token, which take no step.
+        """
+        names = [name for name in replay.config.drafter_names if name not in self._recorded]
+        firsts, extra = np.full(replay.num_prompts, np.iinfo(np.int64).max), np.zeros(replay.num_prompts)
+        np.minimum.at(firsts, replay.prompts, replay.contexts - 1)
+        stepped = np.unique(replay.prompts)
+        for name in names:
+            seconds = self._interpolated(("first", name, replay.config.exit_layer), firsts[stepped])
+            extra[stepped] += np.maximum(seconds, 0.0)
+        return extra
+
     def gaps(self, steps: Expectation) -> Floats:
         """Return how long after the tokens before them those of every step come: [steps], first drafts included."""
         share = np.divide(steps.firsts, steps.chances, out=np.zeros(len(steps.chances)), where=steps.chances > 0.0)

@@ -174,10 +174,12 @@ class _Table:
         return float(np.mean(prices)), float(np.mean([self._predictor.yardstick.log_ratio(one) for one in own]))
 
     def _shift(self, config: SpecConfig, measurements: Sequence[Measurement]) -> float:
-        features, errors, counts = self._predictor.errors(measurements)
-        if not len(errors):
+        errors = self._predictor.errors(measurements)
+        if not errors.configs:
             return 0.0
-        mean, _ = Residual().fit(features, errors, counts).predict(self._prices[config].features[None])
+        learnt = Residual().fit(errors.features, errors.means, errors.counts, errors.noise)
+        place = errors.configs.index(config) if config in errors.configs else -1
+        mean, _ = learnt.predict(self._prices[config].features[None], np.array([place]))
         return float(mean[0])
 
 

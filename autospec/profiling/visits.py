@@ -87,7 +87,7 @@ class Visit(Protocol):
     """One thing that is measured again and again."""
 
     def run(self, samples: Samples, order: random.Random) -> None:
-        """Measure everything of it once, in a random order, and add it to the samples."""
+        """Measure everything of it once, in an order that is drawn, and add it to the samples."""
         ...
 
 
@@ -107,8 +107,10 @@ class StepVisit:
 
     def run(self, samples: Samples, order: random.Random) -> None:
         """See `Visit`."""
-        key, depths = self._key, list(self._depths)
-        order.shuffle(depths)
+        key = self._key
+        # Up or down, not at random: a small forward right behind a large one, which has emptied the caches, takes 4 to
+        # 7 % longer than behind one of about its size, and in real texts steps are about as large as those before.
+        depths = sorted(self._depths, reverse=order.random() < 0.5)
         with without_collector():
             first = self._probe.restart()
             if key.drafter and key.width == 1:
@@ -200,7 +202,8 @@ class Place:
         text = self.subject.token_ids
         script = ScriptDrafter(text[len(text) // 2 :] + text[: len(text) // 2])
         twin = root.twin(script, self._job(SpecConfig("script", 1)))
-        depths = self._fitting([size - 1 for size in sizes])
+        # Steps without a draft come in rows, like those of the plain loop, so they are measured as often in a row.
+        depths = [*(0,) * (_NUM_PLAIN_STEPS - 1), *self._fitting([size - 1 for size in sizes])]
         yield StepVisit(self._probe(twin), StepKey("", 0, 1, self.context_length), depths)
         for name, drafter in self.subject.drafters.items():
             yield from self._drafter_visits(name, drafter, root, samples)

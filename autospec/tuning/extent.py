@@ -6,10 +6,11 @@ Everything decided here is recorded in the log before it is acted on, by whoever
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from autospec.comparison import noise_action
+from autospec.config import SpecConfig
 from autospec.records import Prompt
 from autospec.tuning.budget import MIN_PER_CATEGORY, affordable, fresh_prompts
 from autospec.tuning.events import StudyPlan
@@ -32,11 +33,24 @@ class Extent:
     def __init__(self, task: Task, measurer: Measurer) -> None:
         self._task, self._measurer = task, measurer
 
-    def finalists(self, board: Leaderboard, plan: StudyPlan, noise: float) -> dict[str, Any]:
-        """Return who goes into the final choice, on how many prompts and how often, as JSON values."""
+    def finalists(
+        self,
+        board: Leaderboard,
+        plan: StudyPlan,
+        noise: float,
+        believed: Callable[[SpecConfig, float], float] | None = None,
+    ) -> dict[str, Any]:
+        """Return who goes into the final choice, on how many prompts and how often, as JSON values.
+
+        Args:
+            board: The search's.
+            plan: Of the study.
+            noise: Of one timing.
+            believed: See `pick_finalists`.
+        """
         searched = [one for one in self._measurer.log.measurements if one.stage == "search"]
         front = self._task.goal.front(board.configs, searched)
-        finalists = pick_finalists(board, self._task.settings.finalists, front)
+        finalists = pick_finalists(board, self._task.settings.finalists, front, believed)
         prompts = self.finalist_prompts(plan.settings.finalist_prompts)
         configs_each = sum(len(finalists.of_prompt(prompt)) for prompt in prompts) / len(prompts)
         cost = plan.seconds_per_prompt * max(1.0, configs_each)

@@ -1,12 +1,13 @@
 """The final choice: the best of the search, measured again on tune prompts, one chosen over all and one per category.
 
-The search's own figures flatter whatever came out first, so only fresh measurements count here. A category gets a
-configuration of its own only where that beats the overall one.
+The search's own figures flatter whatever came out first, so what counts here are fresh measurements, and, where the
+study was guided, what predictions and search together make likely. A category gets a configuration of its own only
+where that beats the overall one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from autospec.comparison import paired
 from autospec.config import SpecConfig
 from autospec.records import Measurement, Prompt
 from autospec.rules import ACCEPT_RULES
+from autospec.tuning.combining import Beliefs, combined
 from autospec.tuning.measuring import ConfigurationFailed, Measurer
 from autospec.tuning.pool import OFF, Leaderboard, Pool
 
@@ -110,7 +112,12 @@ class Chosen:
         return cls(SpecConfig.from_json(values["overall"]), own, fallback, beside)
 
 
-def pick_finalists(board: Leaderboard, num_overall: int, front: Sequence[SpecConfig] = ()) -> Finalists:
+def pick_finalists(
+    board: Leaderboard,
+    num_overall: int,
+    front: Sequence[SpecConfig] = (),
+    believed: Callable[[SpecConfig, float], float] | None = None,
+) -> Finalists:
     """Return the best complete configurations of the search, over all and by category; none that pruning ended.
 
     Where all of the best are lossy, the best lossless one goes with them, as what they fall back to.
@@ -119,8 +126,13 @@ def pick_finalists(board: Leaderboard, num_overall: int, front: Sequence[SpecCon
         board: The search's.
         num_overall: How many of the best.
         front: Of it as many go with them.
+        believed: Configuration and mean log ratio to what is believed of it, by which the best over all are told;
+            None takes the means.
     """
-    ranked = [one.config for one in board.ranked(board.prompts)]
+    standings = board.ranked(board.prompts)
+    if believed is not None:
+        standings.sort(key=lambda one: (-believed(one.config, one.value), one.config.config_hash))
+    ranked = [one.config for one in standings]
     overall = tuple(dict.fromkeys((*ranked[:num_overall], *spread_over(front, num_overall))))
     if not any(map(_is_lossless, overall)):
         overall += tuple(one for one in ranked if _is_lossless(one))[:1]
@@ -165,14 +177,29 @@ def measure_all(
     return measured, failed
 
 
-def choose(finalists: Finalists, pool: Pool, prompts: Sequence[Prompt], failed: Iterable[SpecConfig]) -> Chosen:
-    """Choose on fresh measurements: the best over all, and for a category what beats it there (interval above 1.0)."""
+def choose(
+    finalists: Finalists,
+    pool: Pool,
+    prompts: Sequence[Prompt],
+    failed: Iterable[SpecConfig],
+    beliefs: Beliefs | None = None,
+) -> Chosen:
+    """Choose: the best over all, and for a category what beats it there (interval above 1.0).
+
+    Args:
+        finalists: The candidates.
+        pool: Fresh measurements of them.
+        prompts: On which these were made.
+        failed: What is not chosen.
+        beliefs: What was known of the candidates before, which counts too for the best over all.
+    """
     out = set(failed)
-    overall = _best(pool, [one for one in finalists.overall if one not in out], prompts)
+    values = combined(beliefs or Beliefs(), pool, [one for one in finalists.overall if one not in out], prompts)
+    overall = _highest(values)
     by_category = {}
     fallback = OFF
     if not _is_lossless(overall):
-        fallback = _best(pool, [one for one in finalists.overall if _is_lossless(one) and one not in out], prompts)
+        fallback = _highest({one: value for one, value in values.items() if _is_lossless(one)})
     for category in finalists.by_category:
         own_prompts = [prompt for prompt in prompts if prompt.category == category]
         candidates = [
@@ -193,12 +220,13 @@ def beats(pool: Pool, first: SpecConfig, second: SpecConfig, prompts: Sequence[P
 
 def _best(pool: Pool, candidates: Iterable[SpecConfig], prompts: Sequence[Prompt]) -> SpecConfig:
     """Return the candidate with the highest mean; off where none is above it."""
-    best, best_value = OFF, 0.0
-    for config in candidates:
-        value = pool.value(config, prompts)
-        if value is not None and value > best_value:
-            best, best_value = config, value
-    return best
+    return _highest(combined(Beliefs(), pool, candidates, prompts))
+
+
+def _highest(values: Mapping[SpecConfig, float]) -> SpecConfig:
+    """Return the configuration with the highest log ratio, the first of equals; off where none is above it."""
+    best = max(values, key=lambda config: values[config], default=OFF)
+    return best if values.get(best, 0.0) > 0.0 else OFF
 
 
 def _is_lossless(config: SpecConfig) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from autospec.config import SpecConfig
 from autospec.errors import MeasurementError
 from autospec.records import Measurement
+from autospec.tuning.combining import Beliefs, Floats
 
 if TYPE_CHECKING:
     from autospec.cost_model import Prediction
@@ -49,6 +50,10 @@ class Predicts(Protocol):
 
     def correct(self, measurements: Iterable[Measurement]) -> None:
         """Learn from measurements."""
+        ...
+
+    def joint(self, configs: Sequence[SpecConfig]) -> tuple[Floats, Floats]:
+        """Return corrected log ratios of configurations that can be predicted, and their covariance."""
         ...
 
     def for_batches(self, batch_size: int) -> PredictsBatches:
@@ -137,6 +142,21 @@ class Guide:
         if hopeful is None or hopeful.log_ratio + hopeful.spread < best_value + _GAIN:
             return None
         return hopeful.config
+
+    def believed(self, config: SpecConfig, measured: float) -> float:
+        """Return the log ratio that prediction and measurements together make likeliest; without one what is given.
+
+        Args:
+            config: One that was measured, and learnt.
+            measured: Its mean, for configurations that cannot be priced.
+        """
+        (price,) = self._predictor.predict([config])
+        return measured if price is None else price.log_ratio
+
+    def beliefs(self, configs: Iterable[SpecConfig]) -> Beliefs:
+        """Return what is known of configurations beforehand, those left out that cannot be priced; after `learn`."""
+        known = [one for one in configs if not one.is_off and self._predictor.predict([one]) != [None]]
+        return Beliefs(tuple(known), *(self._predictor.joint(known) if known else (np.zeros(0), np.zeros((0, 0)))))
 
     def ranked_for(self, batch_size: int) -> list[SpecConfig]:
         """Return configurations by what is predicted of batches, the best first; none where nothing can be told.

@@ -82,7 +82,10 @@ class Proposer:
     def _propose(self, trials: list[FrozenTrial], num_trials: int) -> bool:
         """Enqueue a point where the sampler shall not choose it; return False where nothing is left to try."""
         if self._guide is not None:
-            config = self._guide.next(self.tried, self._board.best(self._board.prompts).value)
+            # What the best of several noisy means says of itself is too much; nothing would seem better.
+            measured = self._board.ranked(self._board.prompts)
+            best = max((self._guide.believed(one.config, one.value) for one in measured), default=0.0)
+            config = self._guide.next(self.tried, best)
             found = None if config is None else self._space.to_params(config)
             if found is not None:
                 self._study.enqueue_trial(dict(found))

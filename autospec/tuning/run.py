@@ -276,7 +276,11 @@ class _Run:
 
     def _choose(self, board: Leaderboard, plan: StudyPlan) -> Chosen:
         """Measure the finalists again, on prompts that the search has not used as far as there are such."""
-        recorded = self._log.decide("finalists", lambda: self._extent.finalists(board, plan, self._noise_floor))
+        guide = self._prepared.guide if self._prepared else None
+        believed = guide.believed if guide else None
+        recorded = self._log.decide(
+            "finalists", lambda: self._extent.finalists(board, plan, self._noise_floor, believed)
+        )
         finalists = Finalists.from_json(recorded["finalists"])
         prompts = self._extent.finalist_prompts(recorded["num_prompts"])
         repeats = int(recorded["repeats"])
@@ -288,7 +292,8 @@ class _Run:
             if config not in failed:
                 self._task.on_event(Warned(f"{config.short()} is {reason} in the final choice, and left out"))
         out = failed | set(broken)
-        chosen = choose(finalists, Pool(measured, self._task.goal.yardstick), prompts, out)
+        beliefs = guide.beliefs(finalists.overall) if guide else None
+        chosen = choose(finalists, Pool(measured, self._task.goal.yardstick), prompts, out, beliefs)
         front = self._task.goal.front([one for one in finalists.configs if one not in out], measured)
         return replace(chosen, beside=spread_over(front, self._task.settings.finalists))
 

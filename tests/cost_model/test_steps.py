@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from autospec.config import SpecConfig
 from autospec.cost_model import StepCosts
 from autospec.errors import MeasurementError
 from autospec.profiling import HardwareProfile
+from autospec.profiling.curves import Timing
 from autospec.replay import Replay
 
 
@@ -63,6 +65,17 @@ def test_the_first_draft_of_a_prompt_runs_it_through_the_drafter(costs: StepCost
     chain = steps(SpecConfig("draft", 2), nodes=[2, 2], depth=[2, 2], calls=[2, 2], run=[1, 1])
     assert costs.first_drafts(chain).tolist() == pytest.approx([2.0])
     assert costs.first_drafts(steps(SpecConfig("ngram", 2), nodes=[2], depth=[2])).tolist() == [0.0]
+
+
+def test_a_lookup_takes_the_prompt_in_before_its_first_step(by_hand: HardwareProfile) -> None:
+    lookup = by_hand.drafters["ngram"]
+    around = [replace(one, first_draft=Timing.of([0.25 + one.context_length / 50])) for one in lookup.contexts]
+    drafters = {**by_hand.drafters, "ngram": replace(lookup, contexts=tuple(around))}
+    costs = StepCosts(replace(by_hand, drafters=drafters), {"draft"}, np.array([100, 300]))
+    both = steps(SpecConfig("ngram", 2), nodes=[2, 0], depth=[2, 0])
+    assert costs.starts(both).tolist() == pytest.approx([2.0])  # behind 100 tokens; once
+    assert costs.starts(steps(SpecConfig("draft", 2), nodes=[2], depth=[2], calls=[2])).tolist() == [0.0]
+    assert costs.starts(steps(SpecConfig(), nodes=[0])).tolist() == [0.0]
 
 
 def test_what_was_not_measured_is_refused(costs: StepCosts) -> None:

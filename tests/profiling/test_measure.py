@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,9 @@ from autospec.errors import MeasurementError, ProfileError
 from autospec.profiling import HardwareProfile, ProfileSettings, ThreadChoice, load_profile, profile
 from autospec.profiling.curves import Timing
 from autospec.profiling.parts import ThreadPoint
+from autospec.profiling.probe import StepTimes
 from autospec.profiling.schema import SCHEMA_VERSION, checksum
+from autospec.profiling.visits import Samples, StepKey, StepVisit
 
 TEXT = [(7 * place + place // 5) % 60 for place in range(400)]
 SETTINGS = ProfileSettings(
@@ -241,3 +244,23 @@ def test_every_kind_of_drafter_has_all_its_fields(tiny_model: Any) -> None:
     assert made.noise.verdict == "unknown"  # everything was measured twice
     assert made.fingerprint["dtype"] == "float32"
     assert torch.get_num_threads() == made.fingerprint["num_threads"]
+
+
+def test_steps_are_taken_behind_steps_of_about_their_size() -> None:
+    class Remembers:
+        """A probe that notes how deep it was to draft."""
+
+        def restart(self) -> float:
+            asked.append([])
+            return 0.0
+
+        def step(self, limit: int) -> StepTimes:
+            asked[-1].append(limit)
+            return StepTimes(limit, 0.0, 0.0, 0.0)
+
+    asked: list[list[int]] = []
+    probe: Any = Remembers()
+    visit = StepVisit(probe, StepKey("", 0, 1, 40), [0, 0, 1, 4, 16])
+    for seed in range(16):
+        visit.run(Samples(), random.Random(seed))
+    assert {tuple(one) for one in asked} == {(0, 0, 1, 4, 16), (16, 4, 1, 0, 0)}

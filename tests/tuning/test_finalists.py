@@ -58,6 +58,18 @@ def test_finalists_are_the_best_of_all_and_of_each_category(fakes: SimpleNamespa
     assert Finalists.from_json(finalists.to_json()) == finalists
 
 
+def test_finalists_over_all_are_those_that_are_believed_to_be_best(fakes: SimpleNamespace):
+    prompts = fakes.make_workload(per_category=2).tune
+    runner = fakes.FakeRunner(speed=speed, noise=0.0, prompt_spread=0.0)
+    pool = Pool(runner.measure(one, p, stage="search", trial=1, repeat=0) for one in (DRAFT, SLOW) for p in prompts)
+    board = Leaderboard(pool, prompts)
+    board.enter(DRAFT)
+    board.enter(SLOW)
+    assert pick_finalists(board, 1).overall == (DRAFT,)
+    believed = {DRAFT: 0.1}
+    assert pick_finalists(board, 1, believed=lambda config, mean: believed.get(config, 2 * mean)).overall == (SLOW,)
+
+
 def test_a_category_gets_its_own_only_where_it_beats_the_overall_one(fakes: SimpleNamespace, measurer: Measurer):
     prompts = fakes.make_workload(per_category=6).tune
     finalists = Finalists((DRAFT, SLOW), {"code": (NGRAM, DRAFT), "prose": (DRAFT, SLOW)})

@@ -59,6 +59,10 @@ class Planted:
             groups.setdefault(one.drafter, []).append(one)
         return [(self.waiting[group[0]], group) for group in groups.values()]
 
+    def joint(self, configs: Sequence[SpecConfig]) -> Any:
+        prices = [one for one in self.predict(configs) if one is not None]
+        return np.array([one.log_ratio for one in prices]), np.eye(len(prices)) * 1e-4
+
     def for_batches(self, batch_size: int) -> Any:
         if batch_size > 8:
             raise MeasurementError("nothing was measured of such batches")
@@ -235,3 +239,13 @@ def test_batches_are_ranked_by_what_is_predicted_of_them() -> None:
     assert [one.config for one in guide.ranked()] == [draft(6), draft(2)]
     assert guide.ranked_for(4) == [draft(2), draft(6)]
     assert guide.ranked_for(16) == []
+
+
+def test_what_is_believed_is_predicted_and_corrected_or_else_what_was_measured() -> None:
+    guide = guide_of({draft(4): [0.5, 0.3], draft(3): [0.2, 0.2], SpecConfig("ngram", 4): None})
+    assert guide.believed(draft(4), 0.9) == pytest.approx(0.4)
+    assert guide.believed(SpecConfig("ngram", 4), 0.9) == 0.9
+    known = guide.beliefs([draft(3), SpecConfig("ngram", 4), SpecConfig(), draft(4)])
+    assert known.configs == (draft(3), draft(4))
+    assert known.means == pytest.approx([0.2, 0.4])
+    assert guide.beliefs([SpecConfig("ngram", 4)]).configs == ()

@@ -6,8 +6,6 @@ beyond the slots their keys and values occupy.
 
 from __future__ import annotations
 
-import weakref
-from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +18,7 @@ if TYPE_CHECKING:
     from autospec.engine.rows import FlatRows
 
 # By layer: [rows, heads, capacity, head_dim].
-Store = dict[int, Tensor]
-_ROUND = 256  # capacities of caches that share memory are multiples of this, so that one serves most texts
+States = dict[int, Tensor]
 
 
 class KVCache:
@@ -33,16 +30,15 @@ class KVCache:
     Args:
         capacity: Tokens of each row.
         batch_size: Rows.
-        memory: Lends what caches before it have left; None allocates.
     """
 
     is_compileable = False  # transformers asks: True would make it build masks over the whole capacity
 
-    def __init__(self, capacity: int, batch_size: int = 1, memory: CacheMemory | None = None) -> None:
-        self.capacity, self._memory = capacity, memory
+    def __init__(self, capacity: int, batch_size: int = 1) -> None:
+        self.capacity = capacity
         self.lengths: list[int] = [0] * batch_size
-        self.keys: Store = {}
-        self.values: Store = {}
+        self.keys: States = {}
+        self.values: States = {}
 
     @property
     def length(self) -> int:
@@ -103,8 +99,6 @@ class KVCache:
 
     def _of_layer(self, layer_idx: int, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
         """Return the keys and values of one layer; new states [batch, heads, n, head_dim] say what they are like."""
-        if not self.keys and self._memory is not None:
-            self.capacity = self._memory.lend(self)
         if layer_idx not in self.keys:
             self.keys[layer_idx] = self._allocate(key_states)
             self.values[layer_idx] = self._allocate(value_states)
@@ -181,37 +175,6 @@ class KVCache:
     def get_query_offset(self, layer_idx: int = 0) -> int:
         """Return the position of the next token."""
         return self.length
-
-
-class CacheMemory:
-    """Keeps the memory of a model's last cache for its next one: fresh pages cost more than what they hold."""
-
-    def __init__(self) -> None:
-        self._idle: deque[tuple[Store, Store]] = deque(maxlen=1)
-
-    def new_cache(self, capacity: int, num_rows: int = 1) -> KVCache:
-        """Return an empty cache, which gives back its memory when nobody holds it any more."""
-        cache = KVCache(capacity, num_rows, self)
-        weakref.finalize(cache, self._take_back, cache.keys, cache.values).atexit = False
-        return cache
-
-    def lend(self, cache: KVCache) -> int:
-        """Give an empty cache what is idle, if it fits; what is too small is let go. Return the cache's capacity."""
-        wanted = -(-cache.capacity // _ROUND) * _ROUND
-        try:
-            keys, values = self._idle.pop()
-        except IndexError:
-            return wanted
-        num_rows, _, capacity, _ = next(iter(keys.values())).shape
-        if num_rows != len(cache.lengths) or capacity < cache.capacity:
-            return wanted
-        cache.keys.update(keys)
-        cache.values.update(values)
-        return int(capacity)
-
-    def _take_back(self, keys: Store, values: Store) -> None:
-        if keys:
-            self._idle.append((keys, values))
 
 
 class _Row(KVCache):

@@ -1,6 +1,6 @@
-"""Caches whose memory is handed from prompt to prompt, so that what was captured for it can be launched again.
+"""Caches whose memory is handed from prompt to prompt: fresh pages cost more than what is written to them.
 
-A captured graph reads and writes at addresses; a cache that is made anew for every prompt has others each time.
+A captured graph, too, reads and writes at addresses; a cache that is made anew for every prompt has others each time.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from threading import Lock
 from weakref import ReferenceType, ref
 
 import torch
-from torch import Tensor
 
-from autospec.engine.cache import KVCache
+from autospec.engine.cache import KVCache, States
 
 SLACK = 64  # slots behind the text, for tokens that fill a forward up to its size
 _UNIT = 256  # capacities are multiples of it, so that one memory serves many prompts
@@ -23,14 +22,16 @@ class Store:
     """The memory of one cache at a time.
 
     Args:
-        capacity: Slots.
-        keys: Layer -> [1, heads, capacity, head_dim]; empty until a forward has written there.
+        capacity: Slots of each row.
+        num_rows: Rows.
+        keys: Empty until a forward has written there.
         values: Likewise.
     """
 
     capacity: int
-    keys: dict[int, Tensor] = field(default_factory=dict)
-    values: dict[int, Tensor] = field(default_factory=dict)
+    num_rows: int = 1
+    keys: States = field(default_factory=dict)
+    values: States = field(default_factory=dict)
 
     @torch.inference_mode()
     def clear(self) -> None:
@@ -40,28 +41,32 @@ class Store:
 
 
 class PooledCache(KVCache):
-    """A cache of one row in a memory that outlives it.
+    """A cache in a memory that outlives it.
 
     Args:
         store: The memory.
     """
 
     def __init__(self, store: Store) -> None:
-        super().__init__(store.capacity)
+        super().__init__(store.capacity, store.num_rows)
         self.store: Store | None = store
         self.keys, self.values = store.keys, store.values
 
     def reserve(self, capacity: int) -> None:
         """Make room for at least so many tokens; see `KVCache`."""
-        if capacity > self.capacity:
-            super().reserve(rounded(capacity))
-            if self.store is not None:
-                self.store.capacity = self.capacity
+        if capacity <= self.capacity:
+            return
+        if not any(self.lengths):  # nothing to be taken along
+            self.keys.clear()
+            self.values.clear()
+        super().reserve(rounded(capacity))
+        if self.store is not None:
+            self.store.capacity = self.capacity
 
     def release(self) -> None:
         """Let go of the memory, whoever else still knows this cache; it holds nothing from now on."""
         self.store, self.keys, self.values = None, {}, {}
-        self.capacity, self.lengths = 0, [0]
+        self.capacity, self.lengths = 0, [0] * len(self.lengths)
 
 
 def rounded(capacity: int) -> int:
@@ -70,26 +75,31 @@ def rounded(capacity: int) -> int:
 
 
 class CachePool:
-    """Memory for as many caches as are in use at the same time; a cache that nobody knows any more is not."""
+    """Memory for as many caches as are in use at the same time; a cache that nobody knows any more is not.
+
+    Attributes:
+        clears: Whether it hands out memory as empty as new: for forwards that look at slots nobody has written yet.
+    """
 
     def __init__(self) -> None:
+        self.clears = False
         self._stores: list[tuple[Store, ReferenceType[PooledCache]]] = []
         self._lock = Lock()
 
-    def holds(self, capacity: int) -> bool:
+    def holds(self, capacity: int, num_rows: int = 1) -> bool:
         """Return whether a cache of so many tokens would be given memory that is there already."""
         with self._lock:
-            return any(store.capacity >= capacity + SLACK and store.keys for store in self._free())
+            return any(store.keys for store in self._fitting(capacity, num_rows))
 
-    def cache(self, capacity: int) -> PooledCache:
-        """Return an empty cache with room for at least so many tokens."""
+    def cache(self, capacity: int, num_rows: int = 1) -> PooledCache:
+        """Return an empty cache with room for at least so many tokens in each row."""
         with self._lock:
-            free = sorted(self._free(), key=lambda store: store.capacity)
-            store = next((store for store in free if store.capacity >= capacity + SLACK), None)
+            store = min(self._fitting(capacity, num_rows), key=lambda store: store.capacity, default=None)
             if store is None:
-                self._drop(free)  # they are too small, and would only be in the way
-                store = Store(rounded(capacity))
-            store.clear()
+                self._drop(self._free())  # they do not fit, and would only be in the way
+                store = Store(rounded(capacity), num_rows)
+            elif self.clears:
+                store.clear()
             made = PooledCache(store)
             self._drop([store])
             self._stores.append((store, ref(made)))
@@ -101,6 +111,10 @@ class CachePool:
             free = self._free()
             self._drop(free)
             return bool(free)
+
+    def _fitting(self, capacity: int, num_rows: int) -> list[Store]:
+        free = self._free()
+        return [store for store in free if store.num_rows == num_rows and store.capacity >= capacity + SLACK]
 
     def _free(self) -> list[Store]:
         caches = ((store, known()) for store, known in self._stores)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from autospec.engine.cache import KVCache
-from autospec.engine.cache_pool import CachePool, PooledCache, Store
+from autospec.engine.cache_pool import PooledCache, Store
 from autospec.engine.launching import Launching, Run
 from autospec.engine.lean import LeanForward
 from autospec.engine.lean.fixed import FixedChain, FixedForward, FixedInputs
@@ -75,8 +75,7 @@ class Graphs:
     """
 
     def __init__(self, lean: LeanForward, launching: Launching) -> None:
-        self.lean, self.caches = lean, CachePool()
-        self._launching = launching
+        self.lean, self._launching = lean, launching
         self._tables: WeakKeyDictionary[Store, _Table] = WeakKeyDictionary()
         self._is_checked = self._is_refused = False
 

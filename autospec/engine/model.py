@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from autospec.engine.cache import CacheMemory, KVCache
-from autospec.engine.cache_pool import rounded
+from autospec.engine.cache import KVCache
+from autospec.engine.cache_pool import CachePool, rounded
 from autospec.engine.device import resolve_device, resolve_dtype
 from autospec.engine.forwards import Forward, TransformersForward
 from autospec.engine.graphs import Graphs
@@ -63,7 +63,7 @@ class CausalLM:
         self.context_length = context_length(config)
         self._steady_length = steady_length(config)
         self._windows = layer_windows(config, name)
-        self._memory = CacheMemory()
+        self._caches = CachePool()
         self.eos_token_ids = eos_token_ids(model)
         self._forward = TransformersForward(self.model, self._windows) if forward is None else forward
         seen = check_usable(self)
@@ -126,6 +126,7 @@ class CausalLM:
         """
         if self._lean is not None:
             self._forward = self._lean if launching is None else Graphs(self._lean, launching)
+            self._caches.clears = launching is not None
 
     @property
     def num_launches(self) -> int:
@@ -134,11 +135,9 @@ class CausalLM:
 
     def new_cache(self, capacity: int, num_rows: int = 1) -> KVCache:
         """Return an empty cache for so many tokens of each row, in which it runs as fast as it can."""
-        if isinstance(self._forward, Graphs) and num_rows == 1:
-            pool = self._forward.caches
-            if pool.holds(capacity) or self._fits(rounded(capacity)):
-                return pool.cache(capacity)
-        return self._memory.new_cache(capacity, num_rows)
+        if self._caches.holds(capacity, num_rows) or self._fits(num_rows, rounded(capacity)):
+            return self._caches.cache(capacity, num_rows)
+        return KVCache(capacity, num_rows)
 
     def _become_lean(self, expected: Tensor, is_owned: bool, compiles: bool) -> None:
         """Run by a lean forward from now on, if there is one for this kind of model that computes what is expected."""
@@ -280,20 +279,19 @@ class CausalLM:
         Raises:
             ModelError: They do not; with the arithmetic.
         """
-        pool = self._forward.caches if isinstance(self._forward, Graphs) else None
-        if pool is not None and num_rows == 1 and pool.holds(capacity):
+        if self._caches.holds(capacity, num_rows):
             return
         numbers = numbers_per_token(self.model.config.get_text_config())
         try:
             check_cache(num_rows, capacity, numbers * self.dtype.itemsize, self.device)
         except ModelError:
-            if pool is None or not pool.give_up():
+            if not self._caches.give_up():
                 raise
             check_cache(num_rows, capacity, numbers * self.dtype.itemsize, self.device)
 
-    def _fits(self, capacity: int) -> bool:
+    def _fits(self, num_rows: int, capacity: int) -> bool:
         try:
-            self.check_room(1, capacity)
+            self.check_room(num_rows, capacity)
         except ModelError:
             return False
         return True

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from autospec.engine.cache import CacheMemory, KVCache
+from autospec.engine.cache import KVCache
 from autospec.engine.model import CausalLM
 from autospec.engine.tree import TokenTree
 from autospec.errors import ModelError
@@ -136,48 +136,3 @@ def test_an_update_shows_old_and_new_tokens_and_counts_only_when_advanced() -> N
     assert keys[0, 0, :, 0].tolist() == [1, 2, 3]
     assert cache.lengths == [2]
     assert (cache.get_seq_length(), cache.get_mask_sizes(3), cache.get_query_offset()) == (2, (5, 0), 2)
-
-
-def addresses(cache: KVCache) -> list[int]:
-    return [tensor.data_ptr() for store in (cache.keys, cache.values) for tensor in store.values()]
-
-
-def filled_from(memory: CacheMemory, capacity: int, num_rows: int = 1) -> KVCache:
-    cache = memory.new_cache(capacity, num_rows)
-    cache.update(torch.ones(num_rows, 1, 2, 4), torch.ones(num_rows, 1, 2, 4), 0)
-    return cache
-
-
-def test_a_cache_gets_the_memory_of_the_last_one_when_nobody_holds_it_any_more() -> None:
-    memory = CacheMemory()
-    first = filled_from(memory, 100)
-    held = addresses(first)
-    beside = filled_from(memory, 100)
-    assert not set(addresses(beside)) & set(held)  # two at a time share nothing
-    del first
-    again = filled_from(memory, 200)
-    assert addresses(again) == held
-    assert (again.length, again.capacity) == (0, 256)
-
-
-@pytest.mark.parametrize(("capacity", "num_rows"), [(300, 1), (100, 2)], ids=["longer", "more rows"])
-def test_memory_that_does_not_fit_is_let_go(capacity: int, num_rows: int) -> None:
-    memory = CacheMemory()
-    first = filled_from(memory, 100)
-    kept = [first.keys[0], first.values[0]]  # so that their addresses are not given to others
-    held = {tensor.data_ptr() for tensor in kept}
-    del first
-    assert not set(addresses(filled_from(memory, capacity, num_rows))) & held
-    assert not set(addresses(filled_from(memory, 50))) & held
-
-
-def test_prompts_are_decoded_in_the_same_memory_and_to_the_same_logits(tiny_model: Any) -> None:
-    model = CausalLM(tiny_model("llama"), "llama")
-    logits, seen = [], []
-    for _ in range(2):
-        cache = model.new_cache(16)
-        logits.append(model.forward(FIRST[:1], cache))
-        seen.append(addresses(cache))
-        del cache
-    assert seen[0] == seen[1]
-    assert torch.equal(*logits)

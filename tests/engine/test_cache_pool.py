@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from autospec.engine.cache_pool import CachePool, PooledCache, rounded
+from autospec.engine.model import CausalLM
 
 
 def write(cache: PooledCache, num_tokens: int, value: float) -> None:
@@ -21,6 +24,7 @@ def test_capacities_have_room_for_what_fills_up_and_come_in_few_sizes() -> None:
 
 def test_memory_of_a_cache_that_nobody_knows_is_handed_out_again_and_empty() -> None:
     pool = CachePool()
+    pool.clears = True
     first = pool.cache(100)
     write(first, 3, torch.nan)
     tensor = first.keys[0]
@@ -34,6 +38,57 @@ def test_memory_of_a_cache_that_nobody_knows_is_handed_out_again_and_empty() -> 
     assert (third.length, third.capacity) == (0, 256)
     assert not third.keys[0].any()
     assert not third.values[0].any()
+
+
+def test_memory_is_left_as_it_is_where_nobody_looks_at_it() -> None:
+    pool = CachePool()
+    first = pool.cache(100)
+    write(first, 3, 5.0)
+    tensor = first.keys[0]
+    del first
+    second = pool.cache(100)
+    assert second.keys[0] is tensor
+    assert tensor[0, 0, :4, 0].tolist() == [5.0, 5.0, 5.0, 0.0]
+
+
+def test_memory_is_for_as_many_rows_as_it_has() -> None:
+    pool = CachePool()
+    first = pool.cache(100, 2)
+    first.update(torch.ones(2, 1, 3, 4), torch.ones(2, 1, 3, 4), 0)
+    tensor = first.keys[0]
+    del first
+    assert pool.holds(100, 2)
+    assert not pool.holds(100, 3)
+    rows = pool.cache(100, 2)
+    assert rows.keys[0] is tensor
+    assert rows.lengths == [0, 0]
+    del rows
+    assert not pool.cache(100, 3).keys
+    assert not pool.holds(100, 2), "what did not fit is let go of"
+
+
+def test_an_empty_cache_grows_without_what_an_earlier_text_left() -> None:
+    pool = CachePool()
+    first = pool.cache(100)
+    write(first, 3, 5.0)
+    del first
+    second = pool.cache(100)
+    second.reserve(300)
+    assert not second.keys
+    write(second, 1, 1.0)
+    assert second.keys[0][0, 0, :3, 0].tolist() == [1.0, 0.0, 0.0]
+
+
+def test_prompts_are_decoded_in_the_same_memory_and_to_the_same_logits(tiny_model: Callable[..., Any]) -> None:
+    model = CausalLM(tiny_model("llama"), "llama")
+    logits, seen = [], []
+    for _ in range(2):
+        cache = model.new_cache(16)
+        logits.append(model.forward(torch.tensor([[1, 2, 3, 4, 5]]), cache))
+        seen.append(cache.keys[0])
+        del cache
+    assert seen[0] is seen[1]
+    assert torch.equal(*logits)
 
 
 def test_a_released_cache_holds_nothing_whoever_knows_it() -> None:

@@ -96,7 +96,7 @@ class EarlyExitDrafter:
         tokens = None
         if how.is_fixed:
             vocab_size = self.target.vocab_size
-            tokens = self._model.draft_chain(self._text[-1:], self.cache, how.max_depth, vocab_size)
+            tokens = self._model.draft_chain(self._text[-1:], self._cache, how.max_depth, vocab_size)
         tree = grow(self, how) if tokens is None else chain(tokens)
         self.end()
         return tree

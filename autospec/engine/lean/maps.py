@@ -7,7 +7,7 @@ asks; plain matrix products cost twice as much (benchmarks/LOG.md).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 _PACKED_FOR = 8  # tokens for which weights are laid out; this layout is within a tenth of the best for any number
+_CACHED_BYTES = 24 << 20  # of weights that stay in the last cache of a server's processor, which has 32 MiB and more
 _X86 = ("AVX2", "AVX512")  # the processors for which packing was measured
 
 
@@ -141,6 +142,49 @@ class PackedMap:
         return [self._weight] if self._bias is None else [self._weight, self._bias]
 
 
+class TwoForms:
+    """Holds a matrix twice: packed for several tokens, and turned for a single one.
+
+    A call of a packed one takes ten microseconds before it begins (benchmarks/LOG.md), which is most of what a single
+    token costs while all weights of a model stay in the processor's cache.
+
+    Args:
+        weight: [out, in] in single precision; copied.
+        bias: [out], or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._packed, self._turned, self._bias = PackedMap(weight, bias), weight.t().contiguous(), bias
+        self._width = weight.shape[1]
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """See `LinearMap`."""
+        return self._of_one(inputs) if inputs.numel() == self._width else self._packed(inputs)
+
+    def plus(self, inputs: Tensor, other: Tensor) -> Tensor:
+        """See `LinearMap`."""
+        is_one = inputs.numel() == self._width
+        return self._of_one(inputs).add_(other) if is_one else self._packed.plus(inputs, other)
+
+    def times(self, inputs: Tensor, other: Tensor) -> Tensor:
+        """See `LinearMap`."""
+        is_one = inputs.numel() == self._width
+        return self._of_one(inputs).mul_(other) if is_one else self._packed.times(inputs, other)
+
+    def silu(self, inputs: Tensor) -> Tensor:
+        """See `LinearMap`."""
+        is_one = inputs.numel() == self._width
+        return silu(self._of_one(inputs), inplace=True) if is_one else self._packed.silu(inputs)
+
+    def weights(self) -> list[Tensor]:
+        """See `LinearMap`."""
+        return [*self._packed.weights(), self._turned]
+
+    def _of_one(self, inputs: Tensor) -> Tensor:
+        outputs = torch.matmul(inputs, self._turned)
+        return outputs if self._bias is None else outputs.add_(self._bias)
+
+
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     """Return whether weights of a device and number format can be packed and run right."""
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():
@@ -180,15 +224,27 @@ def shared_map(linears: Sequence[nn.Linear]) -> LinearMap:
 
 
 @torch.inference_mode()
-def fast_map(linears: Sequence[nn.Linear], is_packed: bool) -> LinearMap:
+def fast_map(linears: Sequence[nn.Linear], is_packed: bool, is_small: bool) -> LinearMap:
     """Make the same of weights of its own: one matrix, packed where `can_pack` allows it.
 
     Args:
         linears: All with a bias, or all without.
         is_packed: Whether to pack it; a single plain one shares its weight.
+        is_small: Whether the whole model is so small that it is worth being held in two forms; see `holds_two`.
     """
     if len(linears) == 1 and not is_packed:
         return shared_map(linears)
     weight = torch.cat([one.weight for one in linears])
     bias = None if linears[0].bias is None else torch.cat([one.bias for one in linears])
-    return PackedMap(weight, bias) if is_packed else PlainMap(weight, bias)
+    if not is_packed:
+        return PlainMap(weight, bias)
+    return TwoForms(weight, bias) if is_small else PackedMap(weight, bias)
+
+
+def holds_two(weights: Iterable[Tensor]) -> bool:
+    """Return whether a model of these weights stays in a processor's cache, so that single tokens want a form for them.
+
+    From main memory the turned form is read at half the speed of the packed one.
+    """
+    held = list(weights)
+    return all(one.dtype == torch.float32 for one in held) and sum(one.nbytes for one in held) <= _CACHED_BYTES

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autospec.engine.lean.attention import Heads
 from autospec.engine.lean.forward import LeanForward, LeanLayer, Norm
-from autospec.engine.lean.maps import LinearMap, can_pack, fast_map, shared_map
+from autospec.engine.lean.maps import LinearMap, can_pack, fast_map, holds_two, shared_map
 from autospec.engine.lean.rotary import RotaryTable
 from autospec.engine.masks import Windows
 
@@ -42,12 +42,13 @@ def speed_up(model: Any, windows: Windows, lets_go: bool, packs: bool = True) ->
     """
     embeddings = model.get_input_embeddings().weight
     is_packed = packs and can_pack(embeddings.device, embeddings.dtype)
+    is_small = holds_two(one.weight for one in _linears(model))
 
     def made(linears: Sequence[nn.Linear]) -> LinearMap:
         # A head that shares the embeddings stays as it is: in another form it would be held twice.
         if any(one.weight is embeddings for one in linears) or (len(linears) == 1 and not is_packed):
             return shared_map(linears)
-        fast = fast_map(linears, is_packed)
+        fast = fast_map(linears, is_packed, is_small)
         for one in linears if lets_go else ():
             one.weight = nn.Parameter(torch.empty_like(one.weight, device="meta"), requires_grad=False)
         return fast

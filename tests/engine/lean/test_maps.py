@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from autospec.engine.lean import maps
-from autospec.engine.lean.maps import PackedMap, PlainMap, can_pack, fast_map, shared_map
+from autospec.engine.lean.maps import PackedMap, PlainMap, TwoForms, can_pack, fast_map, holds_two, shared_map
 
 CPU = torch.device("cpu")
 needs_packing = pytest.mark.skipif(not can_pack(CPU, torch.float32), reason="this processor packs nothing")
@@ -16,13 +16,16 @@ needs_packing = pytest.mark.skipif(not can_pack(CPU, torch.float32), reason="thi
 @needs_packing
 @pytest.mark.parametrize("num_rows", [1, 2, 5, 16, 33])
 @pytest.mark.parametrize("has_bias", [False, True])
-def test_packed_maps_compute_what_plain_ones_do(num_rows: int, has_bias: bool) -> None:
+@pytest.mark.parametrize("kind", [PackedMap, TwoForms])
+def test_packed_maps_compute_what_plain_ones_do(
+    num_rows: int, has_bias: bool, kind: type[PackedMap | TwoForms]
+) -> None:
     generator = torch.Generator().manual_seed(num_rows)
     weight, inputs, other = (torch.randn(size, generator=generator) for size in ((24, 40), (1, num_rows, 40), (24,)))
     bias = torch.randn(24, generator=generator) if has_bias else None
     other = other.expand(1, num_rows, 24).contiguous()
     with torch.inference_mode():
-        packed, plain = PackedMap(weight, bias), PlainMap(weight, bias)
+        packed, plain = kind(weight, bias), PlainMap(weight, bias)
         for ours, theirs in (
             (packed(inputs), plain(inputs)),
             (packed.silu(inputs), plain.silu(inputs)),
@@ -47,13 +50,33 @@ def test_maps_of_the_same_inputs_become_one_side_by_side(is_packed: bool) -> Non
     inputs = torch.randn(1, 3, 8)
     with torch.inference_mode():
         expected = torch.cat([first(inputs), second(inputs)], dim=-1)
-        torch.testing.assert_close(fast_map([first, second], is_packed)(inputs), expected)
+        torch.testing.assert_close(fast_map([first, second], is_packed, False)(inputs), expected)
         joined = shared_map([first, second])
         torch.testing.assert_close(joined(inputs), expected)
         other = torch.full_like(expected, 3.0)
         torch.testing.assert_close(joined.plus(inputs, other), expected + 3)
         torch.testing.assert_close(joined.times(inputs, other), expected * 3)
         torch.testing.assert_close(joined.silu(inputs), torch.nn.functional.silu(expected))
+
+
+@needs_packing
+def test_small_models_are_held_in_two_forms() -> None:
+    first = nn.Linear(8, 4)
+    assert isinstance(fast_map([first], True, True), TwoForms)
+    assert isinstance(fast_map([first], True, False), PackedMap)
+    weights = [torch.zeros(1 << 20), torch.zeros(1 << 20)]
+    assert holds_two(weights)
+    assert not holds_two([*weights, *(torch.zeros(1 << 20) for _ in range(5))])
+    assert not holds_two([one.bfloat16() for one in weights])
+
+
+@needs_packing
+def test_a_single_token_is_not_run_by_the_packed_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    two, ran = TwoForms(torch.ones(4, 8), None), []
+    monkeypatch.setattr(two, "_packed", lambda inputs: ran.append(inputs.shape) or inputs[..., :4])
+    assert two(torch.ones(1, 1, 8)).tolist() == [[[8.0] * 4]]
+    two(torch.ones(1, 2, 8))
+    assert ran == [(1, 2, 8)]
 
 
 def test_only_formats_that_this_processor_multiplies_are_packed() -> None:

@@ -1,0 +1,163 @@
+"""How much memory decoding takes beyond weights and caches: `python benchmarks/memory.py`.
+
+On a random Llama of 110 M parameters in float32, saved and loaded again, each case in a process of its own: what the
+process grows by after all imports, at most, over the weights in the form in which they are held and the caches. The
+peak is that of loading and decoding together. At most 1.15 is wanted. Takes about a minute; needs nothing but the package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import torch
+from common import arguments, begin, random_llama, random_text, say, write
+
+from autospec import SpecConfig, SpeculativeDecoder
+from autospec.engine.model import CausalLM
+from autospec.profiling.memory import cache_bytes, weight_bytes
+
+SHAPE = {
+    "hidden_size": 768,
+    "intermediate_size": 2304,
+    "num_hidden_layers": 14,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 12,
+    "max_position_embeddings": 4096,
+}
+SMALL = SHAPE | {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 2}
+VOCAB, NUM_NEW, GOAL = 8192, 16, 1.15
+_MIB = 1 << 20
+_SECONDS_BETWEEN = 0.002  # looks at what the process holds
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is decoded.
+
+    Args:
+        num_prompts: Side by side.
+        prompt_length: Tokens of each.
+        drafter: Name of one, or "" for plain decoding.
+    """
+
+    num_prompts: int
+    prompt_length: int
+    drafter: str = ""
+
+
+CASES = (Case(1, 512), Case(1, 4000), Case(8, 512), Case(1, 512, "draft"), Case(1, 4000, "ngram"))
+
+
+class Peak:
+    """The most that this process held while it was watched, beyond what it held before."""
+
+    def __init__(self) -> None:
+        import psutil
+
+        self._process, self._done = psutil.Process(), Event()
+        self.before = self.most = self._process.memory_info().rss
+        self._thread = Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._done.wait(_SECONDS_BETWEEN):
+            self.most = max(self.most, self._process.memory_info().rss)
+
+    def end(self) -> int:
+        """Return its bytes."""
+        self._done.set()
+        self._thread.join()
+        return self.most - self.before
+
+
+def measure(case: Case, folder: Path) -> dict[str, Any]:
+    """Decode one case in this process and return its bytes."""
+    warm = SpeculativeDecoder(
+        CausalLM(random_llama("cpu", torch.float32, 64, **(SMALL | {"hidden_size": 48})), "warm")
+    )
+    warm.generate([[1, 2, 3]], max_new_tokens=2)  # libraries take what they need when they are first called
+    peak = Peak()
+    source = {"draft": str(folder / "draft"), "ngram": "ngram"}
+    named = {case.drafter: source[case.drafter]} if case.drafter else {}
+    decoder = SpeculativeDecoder.from_pretrained(folder / "target", named, device="cpu", dtype="float32")
+    seen = _watched_caches(decoder)
+    prompts = [random_text(case.prompt_length, VOCAB, seed) for seed in range(case.num_prompts)]
+    config = SpecConfig(case.drafter, 4) if case.drafter else None
+    decoder.generate(prompts, config=config, max_new_tokens=NUM_NEW, ignore_eos=True, batch_size=case.num_prompts)
+    models = _models(decoder)
+    needed = sum(weight_bytes(model) for model in models) + sum(seen)
+    grown = peak.end()
+    return {"case": asdict(case), "peak_bytes": grown, "needed_bytes": needed, "ratio": grown / needed}
+
+
+def _models(decoder: SpeculativeDecoder) -> list[CausalLM]:
+    drafters = (getattr(drafter, "model", None) for drafter in decoder.drafters.values())
+    return [decoder.target, *(model for model in drafters if isinstance(model, CausalLM))]
+
+
+def _watched_caches(decoder: SpeculativeDecoder) -> list[int]:
+    """Return a list to which the bytes of every model's cache are added when the next forward has filled it."""
+    sizes: list[int] = []
+    for model in _models(decoder):
+        known: set[int] = set()
+        for name in ("forward", "forward_rows"):
+
+            def watched(tokens: Any, cache: Any, *rest: Any, _of: Any = getattr(model, name), **more: Any) -> Any:
+                answer = _of(tokens, cache, *rest, **more)
+                if id(cache.whole) not in known:
+                    known.add(id(cache.whole))
+                    sizes.append(cache_bytes(cache.whole))
+                return answer
+
+            setattr(model, name, watched)
+    return sizes
+
+
+def in_its_own_process(case: Case, folder: Path, threads: int) -> dict[str, Any]:
+    """Return what another process measures."""
+    command = [sys.executable, __file__, "--case", json.dumps(asdict(case)), "--folder", str(folder)]
+    done = subprocess.run([*command, "--threads", str(threads)], capture_output=True, text=True, check=True)
+    result: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return result
+
+
+def save_models(folder: Path) -> None:
+    """Save a target and a draft model of random weights."""
+    for name, shape in (("target", SHAPE), ("draft", SMALL)):
+        random_llama("cpu", torch.float32, VOCAB, **shape).save_pretrained(folder / name)
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = arguments(__doc__, "memory")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.case:
+        torch.set_num_threads(options.threads)
+        say(json.dumps(measure(Case(**json.loads(options.case)), options.folder)))
+        return
+    document = begin(options) | {"shape": SHAPE, "goal": GOAL, "cases": []}
+    with tempfile.TemporaryDirectory() as name:
+        saving = multiprocessing.get_context("spawn").Process(target=save_models, args=(Path(name),))
+        saving.start()
+        saving.join()
+        for case in CASES:
+            result = in_its_own_process(case, Path(name), options.threads)
+            document["cases"].append(result)
+            mib = [result[key] / _MIB for key in ("peak_bytes", "needed_bytes")]
+            say(f"{case}: {mib[0]:.0f} MiB for {mib[1]:.0f} MiB of weights and caches, {result['ratio']:.3f}")
+    write(document, options.out)
+
+
+if __name__ == "__main__":
+    main()

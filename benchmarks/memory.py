@@ -2,7 +2,8 @@
 
 On a random Llama of 110 M parameters in float32, saved and loaded again, each case in a process of its own: what the
 process grows by after all imports, at most, over the weights in the form in which they are held and the caches. The
-peak is that of loading and decoding together. At most 1.15 is wanted. Takes about a minute; needs nothing but the package.
+peak is that of loading and decoding together. At most 1.15 is wanted. Takes about a minute; needs nothing but the
+package.
 """
 
 from __future__ import annotations
@@ -81,10 +82,9 @@ class Peak:
 
 def measure(case: Case, folder: Path) -> dict[str, Any]:
     """Decode one case in this process and return its bytes."""
-    warm = SpeculativeDecoder(
-        CausalLM(random_llama("cpu", torch.float32, 64, **(SMALL | {"hidden_size": 48})), "warm")
-    )
-    warm.generate([[1, 2, 3]], max_new_tokens=2)  # libraries take what they need when they are first called
+    tiny = random_llama("cpu", torch.float32, 64, **(SMALL | {"hidden_size": 48}))
+    # Libraries take what they need when they are first called.
+    SpeculativeDecoder(CausalLM(tiny, "tiny")).generate([[1, 2, 3]], max_new_tokens=2)
     peak = Peak()
     source = {"draft": str(folder / "draft"), "ngram": "ngram"}
     named = {case.drafter: source[case.drafter]} if case.drafter else {}
@@ -108,18 +108,20 @@ def _watched_caches(decoder: SpeculativeDecoder) -> list[int]:
     """Return a list to which the bytes of every model's cache are added when the next forward has filled it."""
     sizes: list[int] = []
     for model in _models(decoder):
-        known: set[int] = set()
         for name in ("forward", "forward_rows"):
-
-            def watched(tokens: Any, cache: Any, *rest: Any, _of: Any = getattr(model, name), **more: Any) -> Any:
-                answer = _of(tokens, cache, *rest, **more)
-                if id(cache.whole) not in known:
-                    known.add(id(cache.whole))
-                    sizes.append(cache_bytes(cache.whole))
-                return answer
-
-            setattr(model, name, watched)
+            setattr(model, name, _watched(getattr(model, name), set(), sizes))
     return sizes
+
+
+def _watched(forward: Any, known: set[int], sizes: list[int]) -> Any:
+    def watched(tokens: Any, cache: Any, *rest: Any, **more: Any) -> Any:
+        answer = forward(tokens, cache, *rest, **more)
+        if id(cache.whole) not in known:
+            known.add(id(cache.whole))
+            sizes.append(cache_bytes(cache.whole))
+        return answer
+
+    return watched
 
 
 def in_its_own_process(case: Case, folder: Path, threads: int) -> dict[str, Any]:

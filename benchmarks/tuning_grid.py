@@ -182,15 +182,16 @@ class Guided:
             choice, kept = best, kept + 1 if best == choice else 0
             yield Trial(config, 0, choice)
         again = np.random.default_rng([seed, 2]).integers(0, NUM_PROMPTS, NUM_PROMPTS)
-        ranked = sorted(tried, key=lambda config: -guide.believed(config, 0.0))[: settings.finalists]
-        finalists, pool = [config for config in ranked if config in grid.again], Pool()
-        for config in finalists:
-            for one in grid.measurements(config, 1, again):
+        finalists = sorted(tried, key=lambda config: -guide.believed(config, 0.0))[: settings.finalists]
+        pool = Pool()
+        for config in finalists:  # what has no fresh repeats is measured as the grid measured it
+            for one in grid.measurements(config, int(config in grid.again), again):
                 pool.add(one)
         prompts: list[Any] = [SimpleNamespace(prompt_id=grid.document["prompts"][row]) for row in np.unique(again)]
         values = combined(guide.beliefs(finalists), pool, finalists, prompts)
         for number, config in enumerate(finalists, start=1):
-            yield Trial(config, 1, max(values, key=values.__getitem__) if number == len(finalists) else choice)
+            named = max(values, key=values.__getitem__) if number == len(finalists) else choice
+            yield Trial(config, int(config in grid.again), named)
 
     def _believed_best(self, guide: Guide, tried: Sequence[SpecConfig]) -> SpecConfig:
         best = max(tried, key=lambda config: guide.believed(config, 0.0))

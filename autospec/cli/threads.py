@@ -43,7 +43,8 @@ def choose_threads(
 ) -> ThreadChoice | None:
     """Let torch use the number of threads that was chosen for this target on this machine, or choose it now.
 
-    A number is kept, because a run is gone on with under the one that it was begun with.
+    A number is kept, because a run can only be gone on with under the one that it was begun with: comparing anew may
+    end that.
 
     Args:
         decoder: Its target is measured.

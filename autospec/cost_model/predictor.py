@@ -228,9 +228,10 @@ class Predictor:
         return self._priced[config]
 
     def _record(self, configs: Sequence[SpecConfig]) -> None:
-        for start in range(0, len(configs), _RECORDED_AT_ONCE):
-            with suppress(ReplayError):  # what cannot be recorded cannot be priced
-                self._simulator.record(configs[start : start + _RECORDED_AT_ONCE])
+        for _, group in self.recordings(configs) if configs else ():
+            for start in range(0, len(group), _RECORDED_AT_ONCE):
+                with suppress(ReplayError):  # what cannot be recorded cannot be priced
+                    self._simulator.record(group[start : start + _RECORDED_AT_ONCE])
 
     def _price_now(self, config: SpecConfig) -> Prediction | None:
         try:

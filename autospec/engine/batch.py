@@ -25,12 +25,19 @@ class Batch:
     Args:
         target: The model whose output is wanted.
         num_rows: Most prompts at a time.
+        capacity: Slots of the cache that any of them needs.
         now: Reads the seconds by which phases are told apart.
+
+    Raises:
+        ModelError: Caches do not fit the memory.
     """
 
-    def __init__(self, target: CausalLM, num_rows: int, now: Callable[[], float] = perf_counter) -> None:
+    def __init__(
+        self, target: CausalLM, num_rows: int, capacity: int, now: Callable[[], float] = perf_counter
+    ) -> None:
         self._target, self._now = target, now
-        self._cache = target.new_cache(0, num_rows)
+        target.check_room(num_rows, capacity)
+        self._cache = target.new_cache(capacity, num_rows)
         self._rows: list[Session | None] = [None] * num_rows
 
     @property
@@ -42,15 +49,6 @@ class Batch:
     def free_row(self) -> int | None:
         """The first row that nobody uses."""
         return self._rows.index(None) if None in self._rows else None
-
-    def reserve(self, capacity: int) -> None:
-        """Make room for texts of so many slots, so that the cache need not grow later.
-
-        Raises:
-            ModelError: They do not fit the memory.
-        """
-        self._target.check_room(len(self._rows), capacity)
-        self._cache.reserve(capacity)
 
     def join(self, row: int, drafter: Drafter | None, job: Job) -> tuple[Session, list[int]]:
         """Begin a prompt in a free row; return its session and its first token.

@@ -64,9 +64,8 @@ class PooledCache(KVCache):
             self.store.capacity = self.capacity
 
     def release(self) -> None:
-        """Let go of the memory, whoever else still knows this cache; it holds nothing from now on."""
+        """Let go of the memory, whoever else still knows this cache; whoever goes on with it writes elsewhere."""
         self.store, self.keys, self.values = None, {}, {}
-        self.capacity, self.lengths = 0, [0] * len(self.lengths)
 
 
 def rounded(capacity: int) -> int:
@@ -89,14 +88,16 @@ class CachePool:
     def holds(self, capacity: int, num_rows: int = 1) -> bool:
         """Return whether a cache of so many tokens would be given memory that is there already."""
         with self._lock:
-            return any(store.keys for store in self._fitting(capacity, num_rows))
+            store = self._choice(capacity, num_rows)
+            return store is not None and bool(store.keys)
 
     def cache(self, capacity: int, num_rows: int = 1) -> PooledCache:
         """Return an empty cache with room for at least so many tokens in each row."""
         with self._lock:
-            store = min(self._fitting(capacity, num_rows), key=lambda store: store.capacity, default=None)
+            store = self._choice(capacity, num_rows)
             if store is None:
-                self._drop(self._free())  # they do not fit, and would only be in the way
+                # They are too small, and would only be in the way.
+                self._drop([store for store in self._free() if store.num_rows == num_rows])
                 store = Store(rounded(capacity), num_rows)
             elif self.clears:
                 store.clear()
@@ -112,9 +113,10 @@ class CachePool:
             self._drop(free)
             return bool(free)
 
-    def _fitting(self, capacity: int, num_rows: int) -> list[Store]:
-        free = self._free()
-        return [store for store in free if store.num_rows == num_rows and store.capacity >= capacity + SLACK]
+    def _choice(self, capacity: int, num_rows: int) -> Store | None:
+        """Return the free memory that a cache would be given: the largest, so that one serves short and long texts."""
+        fitting = [one for one in self._free() if one.num_rows == num_rows and one.capacity >= capacity + SLACK]
+        return max(fitting, key=lambda store: (bool(store.keys), store.capacity), default=None)
 
     def _free(self) -> list[Store]:
         caches = ((store, known()) for store, known in self._stores)

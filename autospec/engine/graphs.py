@@ -77,7 +77,7 @@ class Graphs:
     def __init__(self, lean: LeanForward, launching: Launching) -> None:
         self.lean, self._launching = lean, launching
         self._tables: WeakKeyDictionary[Store, _Table] = WeakKeyDictionary()
-        self._is_checked = self._is_refused = False
+        self._is_checked = self._is_loop_checked = self._is_refused = False
 
     def run(
         self, input_ids: Tensor, new: NewTokens, cache: KVCache, num_logits: int, wants_hidden: bool
@@ -118,7 +118,12 @@ class Graphs:
             lambda reach: Shape(size, reach, 1, num_drafted=length, vocab_size=vocab_size),
             max(size, num_fresh + length - 1),
         )
-        return None if outputs is None else [int(token) for token in outputs[0].tolist()]
+        if outputs is None:
+            return None
+        tokens = [int(token) for token in outputs[0].tolist()]
+        if not self._is_loop_checked:
+            self._check_loop(tokens[0], token_ids, cache, vocab_size)
+        return None if self._is_refused else tokens
 
     def run_rows(self, flat: FlatRows, cache: KVCache, wants_hidden: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run tokens of several rows; see `Forward`."""
@@ -213,6 +218,16 @@ class Graphs:
         self._is_checked = True
         if differ(logits[:, :num_logits].float(), expected.float(), expected.dtype):
             self._refuse("launched whole they compute something else")
+
+    def _check_loop(self, token: int, token_ids: Sequence[int], cache: KVCache, vocab_size: int) -> None:
+        """Refuse all launches if the first loop begins with a token that is far from the most probable."""
+        new = NewTokens(cache.lengths, len(token_ids))
+        logits, _ = self.lean.run(torch.tensor([token_ids]), new, cache, 1, wants_hidden=False)
+        scores = logits[0, -1, :vocab_size].float()
+        self._is_loop_checked = True
+        limit = 0.01 if logits.dtype == torch.float32 else 0.5  # standard deviations: those of a tie are less
+        if scores.max() - scores[token] > limit * scores.std():
+            self._refuse("drafts launched whole begin with another token")
 
     def _refuse(self, why: str) -> None:
         self._is_refused = True

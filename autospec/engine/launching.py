@@ -89,12 +89,7 @@ class CudaGraphs(Launching):
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, stream=side, capture_error_mode="thread_local"):
             outputs = run()
-
-        def replay() -> Sequence[Tensor]:
-            graph.replay()
-            return outputs
-
-        return replay
+        return _Replay(graph, run, outputs)
 
     def has_room(self, num_bytes: int) -> bool:
         """See `Launching`."""
@@ -110,6 +105,23 @@ class CudaGraphs(Launching):
                 yield
             finally:
                 self._copied.record(stream)
+
+
+class _Replay:
+    """A captured graph.
+
+    Args:
+        graph: Captured.
+        run: What it was captured from; held, because the graph reads tensors that nobody else may know.
+        outputs: Written by every replay.
+    """
+
+    def __init__(self, graph: torch.cuda.CUDAGraph, run: Run, outputs: Sequence[Tensor]) -> None:
+        self._graph, self._run, self._outputs = graph, run, outputs
+
+    def __call__(self) -> Sequence[Tensor]:
+        self._graph.replay()
+        return self._outputs
 
 
 class Compiled(Launching):

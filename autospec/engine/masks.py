@@ -19,7 +19,7 @@ from autospec.errors import ModelError
 # Kind of layer -> over how many tokens it looks, the token itself included; None is all of them.
 Windows = Mapping[str, int | None]
 
-_MOST_KEPT = 64  # tokens of a chain whose mask is kept for the next step
+_MOST_KEPT = 1 << 17  # numbers of a chain's mask that is kept for the next step
 _LEAST_ROOM = 256
 
 
@@ -148,18 +148,19 @@ def _sight(new: NewTokens, window: int | None, dtype: torch.dtype, device: torch
     if window is None and new.is_plain:
         return Sight(None, is_causal=new.num_new > 1)
     if window is None and new.is_level:
-        if new.tree_mask is None and new.num_new <= _MOST_KEPT:
-            length = new.lengths[0]
+        length = new.lengths[0]
+        # Parts of a kept mask begin anywhere, which only a CPU reads as well as one of its own.
+        if new.tree_mask is None and new.num_new * length <= _MOST_KEPT and device.type == "cpu":
             room = max(_LEAST_ROOM, 1 << (length - 1).bit_length()) if length else 0
-            return Sight(_chain(new.num_new, room, dtype, device)[:, :, :, room - length :])
+            return Sight(_chain(new.num_new, room, dtype)[:, :, :, room - length :])
         return Sight(_behind_a_text(new, dtype).to(device))
     return Sight(_additive(visible(new, window), dtype).to(device))
 
 
-@lru_cache(maxsize=64)
-def _chain(num_new: int, room: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+@lru_cache(maxsize=32)
+def _chain(num_new: int, room: int, dtype: torch.dtype) -> Tensor:
     """Return the mask of a chain behind a text of `room` tokens; that behind a shorter text is its right part."""
-    return _behind_a_text(NewTokens([room], num_new), dtype).to(device)
+    return _behind_a_text(NewTokens([room], num_new), dtype)
 
 
 def _behind_a_text(new: NewTokens, dtype: torch.dtype) -> Tensor:

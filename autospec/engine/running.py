@@ -84,13 +84,14 @@ def run_alone(target: CausalLM, drafter: Drafter | None, job: Job, ending: Endin
 def stream_alone(target: CausalLM, drafter: Drafter | None, job: Job, ending: Ending) -> Iterator[Chunk]:
     """Decode one job and yield what each step adds."""
     output, session = _Output(job, ending), Session(target, drafter, job)
-    for tokens in session.run():
-        kept = output.take(tokens, session.stats)
-        if output.reason:
-            session.close()
-        yield Chunk(output.growing.show(is_final=bool(output.reason)), tuple(kept), output.stats, output.reason)
-        if output.reason:
-            return
+    try:
+        for tokens in session.run():
+            kept = output.take(tokens, session.stats)
+            yield Chunk(output.growing.show(is_final=bool(output.reason)), tuple(kept), output.stats, output.reason)
+            if output.reason:
+                return
+    finally:  # an abandoned stream, too, makes room for the next
+        session.close()
 
 
 class Crew:
@@ -121,8 +122,8 @@ def run_together(target: CausalLM, crew: Crew, jobs: Sequence[Job], ending: Endi
 
     The time of an output counts from when it joined.
     """
-    batch, waiting = Batch(target, crew.num_rows), deque(enumerate(jobs))
-    batch.reserve(max(Session.slots_for(crew.of(job.config, 0), job) for job in jobs))
+    capacity = max(Session.slots_for(crew.of(job.config, 0), job) for job in jobs)
+    batch, waiting = Batch(target, crew.num_rows, capacity), deque(enumerate(jobs))
     outputs: dict[Session, tuple[int, _Output]] = {}
     finished: dict[int, Generation] = {}
 

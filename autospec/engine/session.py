@@ -185,7 +185,7 @@ class Session:
             job: Of the same prompt, which must fit the cache of this session.
         """
         assert job.prompt_ids == self._job.prompt_ids
-        made = Session(self._target, drafter, job, self._now)
+        made = Session(self._target, drafter, job, self._now, KVCache(0))
         assert not made._needs.anything or made._needs == self._needs
         made.cache, made._trail = self.cache, self._trail
         made._text = self._text[: len(job.prompt_ids) + 1]

@@ -114,7 +114,7 @@ def heuristic_length(
 
 
 def next_length(length: int, num_drafted: int, num_accepted: int, cap: int) -> int:
-    """Return what `heuristic_length` does for one step, without arrays."""
+    """Return what `heuristic_length` does for one step; a replay that walks step by step has no time for arrays."""
     if num_drafted == 0:
         return length
     return min(max(length + 2 if num_accepted == num_drafted else length - 1, 1), cap)

@@ -21,6 +21,7 @@ from autospec.engine.growth import draft_logprobs
 from autospec.engine.layers import keep_layers
 from autospec.engine.model import CausalLM
 from autospec.engine.rows import RowTokens
+from autospec.errors import ModelError, ReplayError
 from autospec.replay.forest import DraftForest, Ints, Rows
 
 _ROOM = 256  # nodes behind each text for which there is room from the start
@@ -55,7 +56,12 @@ class TextsRunner:
     def __init__(self, model: CausalLM, texts: Sequence[Sequence[int]], vocab_size: int) -> None:
         self._model, self._vocab_size = model, vocab_size
         self._texts = [list(text[: model.usable_length]) for text in texts]
-        self._cache = KVCache(max(map(len, self._texts)) + _ROOM, len(texts))
+        capacity = max(map(len, self._texts)) + _ROOM
+        try:
+            model.check_room(len(texts), capacity)
+        except ModelError as error:
+            raise ReplayError(f"texts are recorded side by side and must fit the memory: {error}") from error
+        self._cache = KVCache(capacity, len(texts))
         self._slots = np.zeros(0, dtype=np.int64)  # of each node in the cache of its text; -1 where it is not
         self._most = max(_LEAST_AT_ONCE, _LOGITS_AT_ONCE // model.vocab_size)
 

@@ -273,7 +273,10 @@ class Trace:
             values = json.loads((path / HEADER).read_text(encoding="utf-8"))
             version = values["schema_version"]
             if version != SCHEMA_VERSION:
-                raise ReplayError(f"a trace must be of version {SCHEMA_VERSION}, but `{path}` is of {version}")
+                raise ReplayError(
+                    f"a trace must be of version {SCHEMA_VERSION}, but `{path}` is of {version}: "
+                    "a guided `tune` records another"
+                )
             trace = cls._of(values, _mapped(path / TENSORS))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ReplayError(f"a trace must be a folder that was recorded whole, but `{path}`: {error}") from error

@@ -7,6 +7,7 @@ goes on with the same.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,6 +97,7 @@ def prepare(task: Task, log: MeasurementLog, measurer: Measurer, prompts: Sequen
             simulator = Simulator(trace, task.decoder.drafters, costs=task.decoder.costs, recorder=recorder)
             predictor = Predictor(simulator, costs, task.goal.yardstick)
             guide = _guide(task, log, predictor, space)
+            _keep(trace, task.output_dir / TRACE_FOLDER)
     except (ReplayError, MeasurementError, ProfileError) as error:
         task.on_event(Warned(f"nothing is predicted, the search goes without: {error} ({_REMEDY})"))
         return None
@@ -127,6 +129,14 @@ def _trace(task: Task, prompts: Sequence[Prompt], space: SearchSpace) -> tuple[T
     trace = recorder.record(asked, task.workload.max_new_tokens, sampling)
     trace.save(folder)
     return trace, recorder
+
+
+def _keep(trace: Trace, folder: Path) -> None:
+    """Write what pricing has added to a trace, so that neither a resumed run nor `replay` has to record it again."""
+    kept = trace.save(folder)
+    for place in folder.iterdir():
+        if place != kept:
+            shutil.rmtree(place)
 
 
 def _only_tried(task: Task, space: SearchSpace) -> SpeculativeDecoder:
@@ -262,5 +272,7 @@ def _guide(task: Task, log: MeasurementLog, predictor: Predictor, space: SearchS
         return {"configs": [one.to_json() for one in found], "num_left": num_left}
 
     kept = log.decide("priced", priced)
+    if isinstance(kept, list):  # of a run that was begun before anything was left
+        kept = {"configs": kept, "num_left": 0}
     configs = [SpecConfig.from_json(one) for one in kept["configs"]]
     return Guide(predictor, configs, is_whole=False, every_drafter=every, num_left=kept["num_left"])

@@ -84,7 +84,7 @@ class Proposer:
         if self._guide is not None:
             # What the best of several noisy means says of itself is too much; nothing would seem better.
             measured = self._board.ranked(self._board.prompts)
-            best = max((self._guide.believed(one.config, one.value) for one in measured), default=0.0)
+            best = max([0.0, *(self._guide.believed(one.config, one.value) for one in measured)])  # off is one, too
             config = self._guide.next(self.tried, best)
             found = None if config is None else self._space.to_params(config)
             if found is not None:

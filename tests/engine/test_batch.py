@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from autospec.config import SamplingParams, SpecConfig
+from autospec.engine import memory
 from autospec.engine.batch import Batch
 from autospec.engine.cache import KVCache
 from autospec.engine.decoder import SpeculativeDecoder
@@ -134,7 +135,7 @@ def test_rows_end_by_themselves(world: World) -> None:
 
 
 def test_the_cache_of_every_row_is_that_of_a_fresh_prefill(world: World) -> None:
-    batch = Batch(world.target, 2)
+    batch = Batch(world.target, 2, 64)
     drafters = SmallModelDrafter(world.small, world.target.vocab_size).fork(2)
     sessions = []
     for row, drafter in enumerate(drafters):
@@ -253,6 +254,19 @@ def test_sizes_that_are_none_are_refused(world: World, batch_size: Any) -> None:
 def test_a_prompt_that_does_not_fit_is_refused_in_a_batch_too(world: World) -> None:
     with pytest.raises(ModelError, match="must fit the context"):
         SpeculativeDecoder(world.target).generate(PROMPTS, max_new_tokens=1 << 20, batch_size=2)
+
+
+def test_the_same_batch_runs_again_where_its_caches_are_all_that_fits(
+    tiny_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = SpeculativeDecoder(CausalLM(tiny_model("llama"), "target"))
+    first = decoder.generate(PROMPTS, max_new_tokens=NUM_TOKENS, batch_size=2)
+    monkeypatch.setattr(memory, "_UNCHECKED", 0)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 0)
+    again = decoder.generate(PROMPTS, max_new_tokens=NUM_TOKENS, batch_size=2)
+    assert [one.token_ids for one in again] == [one.token_ids for one in first]
+    with pytest.raises(ModelError, match="keys and values must fit the memory, but 3 x"):
+        decoder.generate(PROMPTS, max_new_tokens=NUM_TOKENS, batch_size=3)
 
 
 def test_slots_for_trees_stand_beside_the_text() -> None:

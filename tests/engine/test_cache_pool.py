@@ -64,7 +64,9 @@ def test_memory_is_for_as_many_rows_as_it_has() -> None:
     assert rows.lengths == [0, 0]
     del rows
     assert not pool.cache(100, 3).keys
-    assert not pool.holds(100, 2), "what did not fit is let go of"
+    assert pool.cache(300, 2).capacity == 512
+    assert pool.holds(300, 2)
+    assert len(pool._free()) == 2, "what was too short is let go of"
 
 
 def test_an_empty_cache_grows_without_what_an_earlier_text_left() -> None:
@@ -91,7 +93,7 @@ def test_prompts_are_decoded_in_the_same_memory_and_to_the_same_logits(tiny_mode
     assert torch.equal(*logits)
 
 
-def test_a_released_cache_holds_nothing_whoever_knows_it() -> None:
+def test_whoever_goes_on_with_a_released_cache_writes_elsewhere() -> None:
     pool = CachePool()
     first = pool.cache(100)
     write(first, 3, 1.0)
@@ -99,7 +101,23 @@ def test_a_released_cache_holds_nothing_whoever_knows_it() -> None:
     first.release()
     second = pool.cache(100)
     assert second.store is store
-    assert (first.capacity, first.lengths, first.keys, first.values) == (0, [0], {}, {})
+    assert (first.keys, first.values) == ({}, {})
+    write(second, 3, 2.0)
+    write(first, 2, 9.0)
+    assert second.keys[0][0, 0, :4, 0].tolist() == [2.0, 2.0, 2.0, 0.0]
+
+
+def test_caches_of_one_row_and_of_several_take_turns_in_their_memories() -> None:
+    pool = CachePool()
+    for _ in range(2):
+        for num_rows in (1, 2):
+            cache = pool.cache(100, num_rows)
+            cache.update(torch.ones(num_rows, 1, 3, 4), torch.ones(num_rows, 1, 3, 4), 0)
+            del cache
+    assert pool.holds(100, 1)
+    assert pool.holds(100, 2)
+    assert pool.give_up()
+    assert not pool.holds(100, 1)
 
 
 def test_memory_that_is_too_small_is_let_go_of() -> None:

@@ -13,7 +13,16 @@ from torch import Tensor
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.decoder import SpeculativeDecoder
-from autospec.engine.drafters import Drafter, DraftPlan, Needs, SmallModelDrafter, Trail, TranslatedModelDrafter
+from autospec.engine.drafters import (
+    Drafter,
+    DraftPlan,
+    EarlyExitDrafter,
+    Needs,
+    SmallModelDrafter,
+    Trail,
+    TranslatedModelDrafter,
+)
+from autospec.engine.model import CausalLM
 from autospec.engine.sampling import Use, to_probs, uniform
 from autospec.engine.tree import TokenTree, chain
 from autospec.errors import ConfigError, ModelError
@@ -241,6 +250,19 @@ def test_an_abandoned_stream_leaves_nothing_behind(table: Any, table_model: Any)
     after = decoder.generate([[0, 1]], **options)[0]
     assert before.token_ids == after.token_ids
     assert before.stats.position_accepted == after.stats.position_accepted
+
+
+def test_a_stream_goes_on_behind_another_prompt_that_was_done_in_between(tiny_model: Any) -> None:
+    target = CausalLM(tiny_model("llama"), "target")
+    decoder = SpeculativeDecoder(target, {"exit": EarlyExitDrafter(target)})
+    options: dict[str, Any] = {"config": SpecConfig("exit", 3), "max_new_tokens": 12}
+    alone, other = (decoder.generate([ids], **options)[0].token_ids for ids in ([1, 2, 3], [4, 5]))
+    stream = decoder.stream([1, 2, 3], **options)
+    tokens = list(next(stream).token_ids)
+    assert decoder.generate([[4, 5]], **options)[0].token_ids == other
+    for chunk in stream:
+        tokens += chunk.token_ids
+    assert tuple(tokens) == alone
 
 
 # Policies

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from autospec.engine.decoder import SpeculativeDecoder
 from autospec.engine.drafters import EarlyExitDrafter, NgramDrafter, SmallModelDrafter
 from autospec.engine.graphs import Graphs, Shape, bucket, reach_of
 from autospec.engine.launching import Compiled, CudaGraphs, Launching, Recorded, Run, usual_launching
+from autospec.engine.lean.fixed import FixedChain
 from autospec.engine.model import CausalLM
 from autospec.errors import ModelError
 
@@ -387,6 +390,10 @@ def test_capturing_warms_up_on_a_stream_of_its_own_and_replays_into_the_same_ten
         replay = launching.make(run)
         log.append("made")
         assert replay()[0] is output
+    known = ref(run)
+    del run
+    gc.collect()
+    assert known() is not None, "a graph reads tensors that only its run may know"
     assert log == [
         *("enter device", "main wait_event event"),
         *("side wait_stream main", "enter with side", "run", "run", "leave with side", "main wait_stream side"),
@@ -413,6 +420,18 @@ def test_a_cpu_launches_nothing_unless_asked_to_compile(tiny_model: Any) -> None
     other = CausalLM(tiny_model("gpt2"), "other")
     other.launch_by(Recorded())
     assert not other.is_lean
+
+
+def test_a_loop_that_drafts_something_else_is_refused(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = CausalLM(tiny_model("llama"), "model")
+    model.launch_by(Recorded())
+    monkeypatch.setattr(FixedChain, "_best", lambda self, logits: logits[..., : self._vocab_size].argmin(dim=-1))
+    cache = model.new_cache(40)
+    model.forward(torch.tensor([[1, 2, 3]]), cache)
+    with pytest.warns(UserWarning, match="begin with another token"):
+        assert model.draft_chain([4], cache, 3, 64) is None
+    assert cache.length == 3
+    assert model.num_launches == 0
 
 
 @pytest.mark.gpu

@@ -24,8 +24,8 @@ class RunningModel:
 
     Args:
         model: Its vocabulary is that of the text.
-        cache: Where it keeps what it has run, such as a row of one that other texts share; None makes it anew for
-            every text.
+        cache: Where it keeps what it has run, such as a row of one that other texts share; None takes one of the
+            model's for every text.
     """
 
     def __init__(self, model: CausalLM, cache: KVCache | None = None) -> None:
@@ -42,7 +42,6 @@ class RunningModel:
             config: Says how many nodes stand beside such a path.
         """
         self.cache = KVCache(0)  # the last one's memory can be had again
-
         self.text = list(token_ids)
         capacity = min(capacity, self.model.usable_length) + num_run_nodes(config)
         self.cache = text_cache(self._given or self.model.new_cache(capacity), capacity)

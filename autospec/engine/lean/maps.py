@@ -242,7 +242,7 @@ def fast_map(linears: Sequence[nn.Linear], is_packed: bool, is_small: bool) -> L
 
 
 def holds_two(weights: Iterable[Tensor]) -> bool:
-    """Return whether a model of these weights stays in a processor's cache, so that single tokens want a form for them.
+    """Return whether a model of these weights stays in a processor's cache, so that a form for single tokens pays.
 
     From main memory the turned form is read at half the speed of the packed one.
     """

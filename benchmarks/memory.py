@@ -23,7 +23,8 @@ import torch
 from common import arguments, begin, random_llama, random_text, say, write
 
 from autospec import SpecConfig, SpeculativeDecoder
-from autospec.engine.model import CausalLM
+from autospec.engine.drafters import Drafter, NgramDrafter, SmallModelDrafter
+from autospec.engine.model import CausalLM, load_model
 from autospec.profiling.memory import cache_bytes, weight_bytes
 
 SHAPE = {
@@ -86,9 +87,7 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
     # Libraries take what they need when they are first called.
     SpeculativeDecoder(CausalLM(tiny, "tiny")).generate([[1, 2, 3]], max_new_tokens=2)
     peak = Peak()
-    source = {"draft": str(folder / "draft"), "ngram": "ngram"}
-    named = {case.drafter: source[case.drafter]} if case.drafter else {}
-    decoder = SpeculativeDecoder.from_pretrained(folder / "target", named, device="cpu", dtype="float32")
+    decoder = _loaded(case, folder)
     seen = _watched_caches(decoder)
     prompts = [random_text(case.prompt_length, VOCAB, seed) for seed in range(case.num_prompts)]
     config = SpecConfig(case.drafter, 4) if case.drafter else None
@@ -97,6 +96,17 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
     needed = sum(weight_bytes(model) for model in models) + sum(seen)
     grown = peak.end()
     return {"case": asdict(case), "peak_bytes": grown, "needed_bytes": needed, "ratio": grown / needed}
+
+
+def _loaded(case: Case, folder: Path) -> SpeculativeDecoder:
+    """Load the models of a case, which have no tokenizer."""
+    target = load_model(str(folder / "target"), device="cpu")
+    drafters: dict[str, Drafter] = {}
+    if case.drafter == "draft":
+        drafters["draft"] = SmallModelDrafter(load_model(str(folder / "draft"), device="cpu"), VOCAB)
+    elif case.drafter == "ngram":
+        drafters["ngram"] = NgramDrafter()
+    return SpeculativeDecoder(target, drafters)
 
 
 def _models(decoder: SpeculativeDecoder) -> list[CausalLM]:

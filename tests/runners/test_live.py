@@ -12,6 +12,7 @@ import torch
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.cache import KVCache
+from autospec.engine.lean.maps import can_pack
 from autospec.errors import BaselineError, ConfigError, MeasurementError, MismatchError, ModelError, ScorerError
 from autospec.records import Generation, Prompt, StepStats
 from autospec.runners.live import LiveRunner
@@ -319,7 +320,11 @@ def test_gaps_are_kept_of_both_sides(tiny: Any) -> None:
 def test_a_footprint_is_weights_and_caches_of_what_a_configuration_names(tiny: Any) -> None:
     """Both models are the same one, so that the drafter adds its cache alone; a lookup adds nothing."""
     runner = LiveRunner(tiny, SamplingParams(), 24)
-    weights = sum(one.nbytes for one in tiny.target.model.parameters())
+    model = tiny.target.model
+    maps = [module.weight for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    # Small maps are held in two forms where they are packed.
+    twice = can_pack(torch.device("cpu"), torch.float32)
+    weights = sum(one.nbytes for one in model.parameters()) + twice * sum(one.nbytes for one in maps)
     token = 2 * 2 * 16 * 4  # keys and values of 2 layers, 16 wide, in float32
     room = 5 + 24
     assert measure(runner, OFF).footprint_bytes == weights + token * room

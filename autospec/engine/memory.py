@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from pathlib import Path
 
 import torch
@@ -21,6 +23,14 @@ def free_bytes(device: torch.device) -> int:
     import psutil  # a GPU tells without it
 
     return int(psutil.virtual_memory().available)
+
+
+def return_freed() -> None:
+    """Give back to the system what was freed: glibc keeps holes between what is still used, as packing leaves them."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries have none
+        if trim is not None:
+            trim(0)
 
 
 def check_weights(name: str, folder: Path, stored: torch.dtype, wanted: torch.dtype, device: torch.device) -> None:

@@ -11,7 +11,7 @@ from autospec.engine.cache import KVCache
 from autospec.engine.drafters.base import Needs
 from autospec.engine.model import CausalLM
 
-PIECE = 2048  # tokens that are run at once: what stands between layers is no larger, whatever the prompt's length
+PIECE = 1024  # tokens that are run at once: what stands between layers is no larger, whatever the prompt's length
 
 
 def run_prompt(

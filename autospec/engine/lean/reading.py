@@ -13,8 +13,10 @@ from autospec.engine.lean.forward import LeanForward, LeanLayer, Norm
 from autospec.engine.lean.maps import LinearMap, can_pack, fast_map, holds_two, shared_map
 from autospec.engine.lean.rotary import RotaryTable
 from autospec.engine.masks import Windows
+from autospec.engine.memory import return_freed
 
 KINDS = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+_MOST_FREED = 32 << 20  # bytes of weights that were let go of, before the system gets them back
 _GROWING = ("dynamic", "longrope")  # rotary angles that depend on how long the text is
 
 
@@ -44,13 +46,20 @@ def speed_up(model: Any, windows: Windows, lets_go: bool, packs: bool = True) ->
     is_packed = packs and can_pack(embeddings.device, embeddings.dtype)
     is_small = holds_two(one.weight for one in _linears(model))
 
+    num_freed = 0  # bytes, since they were given back
+
     def made(linears: Sequence[nn.Linear]) -> LinearMap:
+        nonlocal num_freed
         # A head that shares the embeddings stays as it is: in another form it would be held twice.
         if any(one.weight is embeddings for one in linears) or (len(linears) == 1 and not is_packed):
             return shared_map(linears)
         fast = fast_map(linears, is_packed, is_small)
         for one in linears if lets_go else ():
+            num_freed += one.weight.nbytes
             one.weight = nn.Parameter(torch.empty_like(one.weight, device="meta"), requires_grad=False)
+        if num_freed > _MOST_FREED:
+            return_freed()
+            num_freed = 0
         return fast
 
     return _Reader(model, windows, made).read()

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from autospec.engine.cache import States
 from autospec.engine.lean.attention import Heads
 from autospec.engine.lean.forward import LeanForward
 from autospec.engine.masks import NewTokens, Windows, visible
-
-Store = Mapping[int, Tensor]  # layer -> [1, heads, capacity, head_dim]
 
 
 class FixedInputs:
@@ -126,7 +125,7 @@ class FixedAttention:
         masks: By kind of layer [1, 1, n, reach].
     """
 
-    def __init__(self, keys: Store, values: Store, slots: Tensor, masks: Mapping[str, Tensor]) -> None:
+    def __init__(self, keys: States, values: States, slots: Tensor, masks: Mapping[str, Tensor]) -> None:
         self._keys, self._values, self._slots, self._masks = keys, values, slots, masks
         self._folded: dict[tuple[str, int], Tensor] = {}
 
@@ -170,7 +169,7 @@ class FixedForward:
     """
 
     def __init__(
-        self, lean: LeanForward, keys: Store, values: Store, inputs: FixedInputs, wants_hidden: bool = False
+        self, lean: LeanForward, keys: States, values: States, inputs: FixedInputs, wants_hidden: bool = False
     ) -> None:
         self.inputs, self._lean, self._wants_hidden = inputs, lean, wants_hidden
         self._keys, self._values = dict(keys), dict(values)
@@ -205,8 +204,8 @@ class FixedChain:
     def __init__(
         self,
         lean: LeanForward,
-        keys: Store,
-        values: Store,
+        keys: States,
+        values: States,
         inputs: FixedInputs,
         length: int,
         vocab_size: int,

@@ -154,35 +154,32 @@ class TwoForms:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self._packed, self._turned, self._bias = PackedMap(weight, bias), weight.t().contiguous(), bias
+        self._packed = PackedMap(weight, bias)
+        self._turned = PlainMap(weight.t().contiguous().t(), bias)
         self._width = weight.shape[1]
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """See `LinearMap`."""
-        return self._of_one(inputs) if inputs.numel() == self._width else self._packed(inputs)
+        return self._form(inputs)(inputs)
 
     def plus(self, inputs: Tensor, other: Tensor) -> Tensor:
         """See `LinearMap`."""
-        is_one = inputs.numel() == self._width
-        return self._of_one(inputs).add_(other) if is_one else self._packed.plus(inputs, other)
+        return self._form(inputs).plus(inputs, other)
 
     def times(self, inputs: Tensor, other: Tensor) -> Tensor:
         """See `LinearMap`."""
-        is_one = inputs.numel() == self._width
-        return self._of_one(inputs).mul_(other) if is_one else self._packed.times(inputs, other)
+        return self._form(inputs).times(inputs, other)
 
     def silu(self, inputs: Tensor) -> Tensor:
         """See `LinearMap`."""
-        is_one = inputs.numel() == self._width
-        return silu(self._of_one(inputs), inplace=True) if is_one else self._packed.silu(inputs)
+        return self._form(inputs).silu(inputs)
 
     def weights(self) -> list[Tensor]:
         """See `LinearMap`."""
-        return [*self._packed.weights(), self._turned]
+        return [*self._packed.weights(), self._turned.weights()[0]]
 
-    def _of_one(self, inputs: Tensor) -> Tensor:
-        outputs = torch.matmul(inputs, self._turned)
-        return outputs if self._bias is None else outputs.add_(self._bias)
+    def _form(self, inputs: Tensor) -> LinearMap:
+        return self._turned if inputs.numel() == self._width else self._packed
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:

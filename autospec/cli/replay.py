@@ -40,6 +40,7 @@ class ReplaySettings:
     trace: str = ""
     hardware: str = ""
     search_space: str = "chain"
+    prompt_length: int | None = None
     trials: int = 2000
     shown: int = 10
     seed: int = 0
@@ -48,8 +49,13 @@ class ReplaySettings:
     def __post_init__(self) -> None:
         faults = [
             f"`{name} >= {low}` must hold, but got {value}"
-            for name, low, value in (("trials", 1, self.trials), ("shown", 1, self.shown), ("seed", 0, self.seed))
-            if value < low
+            for name, low, value in (
+                ("trials", 1, self.trials),
+                ("shown", 1, self.shown),
+                ("seed", 0, self.seed),
+                ("prompt_length", 1, self.prompt_length),
+            )
+            if value is not None and value < low
         ]
         if faults:
             raise ConfigError(faults)
@@ -104,7 +110,7 @@ def run(composed: Composed) -> int:
         write_config(folder, composed.values)
         document = _document(forecast, trace, profile, settings)
         (folder / "replay.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        terminal.lines(_report_lines(forecast, trace, profile, settings.shown))
+        terminal.lines(_report_lines(forecast, trace, profile, settings))
         terminal.line()
         terminal.line(f"prediction: {folder / 'replay.json'}")
     return 0
@@ -148,9 +154,9 @@ def _forecast(trace: Trace, profile: HardwareProfile, space: SearchSpace, settin
     priced = readers(space) & set(known)
     try:
         costs = cost_curves(profile, trace, priced, calibrate(trace, priced))
-        predictor = Predictor(Simulator(trace, costs=costs), profile)
+        predictor = Predictor(Simulator(trace, costs=costs), profile, prompt_length=settings.prompt_length)
     except MeasurementError as error:
-        raise ConfigError(f"a profile must reach as far as the prompts of the trace, but: {error}") from error
+        raise ConfigError(f"a profile must reach as far as the prompts, but: {error}") from error
     study = StudySettings(replayed_trials=settings.trials, seed=settings.seed)
     if is_whole := is_priced_whole(space, study):
         asked = list(space.walk())
@@ -174,6 +180,7 @@ def _document(forecast: _Forecast, trace: Trace, profile: HardwareProfile, setti
         "trace": trace.content_hash,
         "target": {"trace": trace.target, "profile": profile.target.source},
         "search_space": settings.search_space,
+        "prompt_length": settings.prompt_length,
         "num_asked": forecast.guide.num_asked,
         "num_priced": forecast.guide.num_priced,
         "num_expected": forecast.guide.num_expected,
@@ -195,16 +202,24 @@ def _document(forecast: _Forecast, trace: Trace, profile: HardwareProfile, setti
     }
 
 
-def _report_lines(forecast: _Forecast, trace: Trace, profile: HardwareProfile, shown: int) -> Iterator[str]:
+def _report_lines(
+    forecast: _Forecast, trace: Trace, profile: HardwareProfile, settings: ReplaySettings
+) -> Iterator[str]:
     device, guide = profile.fingerprint, forecast.guide
     yield f"{device.get('device_name')}, {device.get('num_threads')} threads, {profile.dtype}: {WARNING}"
     yield f"trace of {len(trace.prompts)} prompts by {trace.target}; the profile's target is {profile.target.source}"
+    if settings.prompt_length is not None:
+        recorded = [prompt.num_prompt for prompt in trace.prompts]
+        yield (
+            f"every prompt taken for one of {settings.prompt_length:,} tokens; drafts accepted as they were behind "
+            f"{min(recorded):,} to {max(recorded):,}"
+        )
     expected = f", {guide.num_expected} of them by expected steps" if guide.num_expected else ""
     yield f"{guide.num_priced} of {guide.num_asked} configurations could be priced from trace and profile{expected}"
     yield f"noise of the profile {profile.noise.spread:.1%}: {profile.noise.verdict}"
     yield ""
     if forecast.ranked:
-        yield from _table(forecast.ranked[:shown], trace)
+        yield from _table(forecast.ranked[: settings.shown], trace)
         yield ""
     yield f"best, {WARNING}: {forecast.best.short()}"
     for name, (config, value) in forecast.by_category().items():

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autospec.config import SpecConfig
+from autospec.cost_model.recorded import RecordedSteps
 from autospec.cost_model.steps import Floats, StepCosts
 from autospec.engine.drafters.base import drafts_together
 from autospec.errors import MeasurementError, ReplayError
-from autospec.replay import Expectation, Simulator, expected
+from autospec.replay import Expectation
 
 _NUM_GROUPS = 16  # drawn from the recorded prompts
 
@@ -24,25 +25,25 @@ class BatchPrices:
     """Prices configurations in batches.
 
     Args:
-        simulator: Over the recorded prompts.
-        costs: Of steps of one prompt at a time.
-        lengths: [prompts] tokens of the prompts.
+        recorded: Steps of one prompt at a time.
+        costs: Of these.
         batch_size: Prompts side by side.
 
     Raises:
         MeasurementError: The profile has no target forwards of so many rows, or there are fewer prompts.
     """
 
-    def __init__(self, simulator: Simulator, costs: StepCosts, lengths: NDArray[np.int64], batch_size: int) -> None:
+    def __init__(self, recorded: RecordedSteps, costs: StepCosts, batch_size: int) -> None:
+        lengths = recorded.lengths
         if batch_size > len(lengths):
             raise MeasurementError(f"a batch needs as many recorded prompts, {batch_size}, but got {len(lengths)}")
-        self._simulator, self._costs, self._lengths, self._size = simulator, costs, lengths, batch_size
-        self._together = {name for name, one in simulator.drafters.items() if drafts_together(one)}
+        self._recorded, self._costs, self._size = recorded, costs, batch_size
+        self._together = {name for name, one in recorded.simulator.drafters.items() if drafts_together(one)}
         rng = np.random.default_rng(0)
         self._groups = [rng.permutation(len(lengths))[:batch_size] for _ in range(_NUM_GROUPS)]
-        self._context = int(simulator.trace.contexts.mean()) - 1
+        self._context = int(recorded.contexts.mean()) - 1
         self._forwards = self._measured()
-        self._plain = self._seconds(expected(simulator, SpecConfig()))
+        self._plain = self._seconds(recorded.of(SpecConfig()))
 
     def log_speedups(self, configs: Sequence[SpecConfig]) -> list[float | None]:
         """Return means over groups; None for what trace or profile cannot tell of."""
@@ -50,7 +51,7 @@ class BatchPrices:
 
     def _log_speedup(self, config: SpecConfig) -> float | None:
         try:
-            steps = expected(self._simulator, config)
+            steps = self._recorded.of(config)
             if not steps.is_exact:  # which row is done when has chances
                 return None
             return float(np.log(self._plain / self._seconds(steps)).mean())
@@ -85,7 +86,7 @@ class BatchPrices:
             else:
                 apart = apart + drafts
         firsts = self._costs.starts(steps) + self._costs.first_drafts(steps)
-        prompts = self._costs.prefills(self._lengths, config) + firsts
+        prompts = self._costs.prefills(self._recorded.lengths, config) + firsts
         rows, filled = steps.prompts[order], {}
         for name, values in (("tokens", steps.nodes + 1.0), ("own", own + apart), ("shared", shared)):
             filled[name] = np.zeros(shape)

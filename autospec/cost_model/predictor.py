@@ -8,91 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from autospec.config import SpecConfig
 from autospec.cost_model.batches import BatchPrices
+from autospec.cost_model.prediction import Errors, Prediction
+from autospec.cost_model.recorded import RecordedSteps
 from autospec.cost_model.residual import NOISE, Residual
-from autospec.cost_model.steps import StepCosts, p95_by_prompt
+from autospec.cost_model.steps import Floats, StepCosts, p95_by_prompt
 from autospec.errors import MeasurementError, ReplayError, ReplayMiss
 from autospec.profiling import HardwareProfile
 from autospec.records import Measurement
-from autospec.replay import Expectation, Simulator, expected
+from autospec.replay import Expectation, Simulator
 from autospec.robust import take_apart
 from autospec.yardsticks import SPEED, Yardstick
 
-Floats = NDArray[np.float64]
 _RECORDED_AT_ONCE = 1000  # configurations whose steps are held
 
 _NOISE_WEIGHT = 12.0  # measurements that what is known of noise beforehand counts for: a trial's
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What a configuration would do; per prompt of the trace, in its order.
-
-    Args:
-        config: The configuration.
-        seconds: [prompts] of whole calls, prefills included; means where steps have chances; what was learnt is not in
-            them.
-        step_seconds: [prompts] mean of a step behind the prefill, as a multiple of plain decoding's.
-        log_speedups: [prompts] logarithm of plain decoding's seconds over these.
-        num_steps: [prompts] target forwards behind the prefill; means where steps have chances.
-        features: [features] what distinguishes it from others, for learning from errors.
-        spread: Standard deviation of its log ratio, as far as measurements have taught; 0 before any.
-        log_latency_ratios: [prompts] logarithm of plain decoding's p95 inter-token latency over this one's.
-        yardstick: By which configurations are ranked, and whose log ratios are corrected by what was measured.
-        is_exact: Whether the steps are those of a live run; otherwise they are expected, given the recorded texts.
-    """
-
-    config: SpecConfig
-    seconds: Floats
-    step_seconds: Floats
-    log_speedups: Floats
-    num_steps: Floats
-    features: Floats
-    spread: float = 0.0
-    log_latency_ratios: Floats = field(default_factory=lambda: np.zeros(0))
-    yardstick: Yardstick = SPEED
-    is_exact: bool = True
-
-    @property
-    def log_speedup(self) -> float:
-        """Mean over prompts."""
-        return float(self.log_speedups.mean())
-
-    @property
-    def log_ratios(self) -> Floats:
-        """By its yardstick: [prompts]."""
-        ratios: Floats = getattr(self, self.yardstick.predicted)
-        return ratios
-
-    @property
-    def log_ratio(self) -> float:
-        """Mean over prompts, by its yardstick."""
-        return float(self.log_ratios.mean())
-
-
-@dataclass(frozen=True, slots=True)
-class Errors:
-    """How far predictions were off.
-
-    Args:
-        configs: That were measured and could be predicted.
-        features: [configs, features] of each.
-        means: [configs] measured minus predicted log ratio, its location over measurements.
-        counts: [configs] of how many measurements.
-        noise: Standard deviation of one of them, what prompts have in common taken out.
-    """
-
-    configs: tuple[SpecConfig, ...]
-    features: Floats
-    means: Floats
-    counts: NDArray[np.int64]
-    noise: float
 
 
 class Predictor:
@@ -102,23 +37,31 @@ class Predictor:
         simulator: Over the recorded prompts.
         profile: Of the machine they shall run on.
         yardstick: By which configurations are to be ranked.
+        prompt_length: Take every prompt for one of so many tokens; what is drafted and accepted stays as it was
+            recorded. None: the length it has.
 
     Raises:
         MeasurementError: The profile has not even what plain decoding of these prompts needs.
     """
 
-    def __init__(self, simulator: Simulator, profile: HardwareProfile, yardstick: Yardstick = SPEED) -> None:
+    def __init__(
+        self,
+        simulator: Simulator,
+        profile: HardwareProfile,
+        yardstick: Yardstick = SPEED,
+        prompt_length: int | None = None,
+    ) -> None:
         self._simulator, self.yardstick, trace = simulator, yardstick, simulator.trace
-        self.profile = profile
+        self._recorded, self.profile = RecordedSteps(simulator, prompt_length), profile
         self.prompt_ids = tuple(prompt.prompt_id for prompt in trace.prompts)
         self.categories = tuple(prompt.category for prompt in trace.prompts)
-        self._lengths = np.array([prompt.num_prompt for prompt in trace.prompts], dtype=np.int64)
+        self._lengths = self._recorded.lengths
         recorded = {key.partition("~")[0].partition("@")[0] for key in trace.forests}
         self._names = tuple(sorted(profile.drafters))
-        self._costs = StepCosts(profile, recorded, trace.contexts - 1)
+        self._costs = StepCosts(profile, recorded, self._recorded.contexts - 1)
         self._residual, self._priced = Residual(), dict[SpecConfig, Prediction | None]()
         self._learnt = dict[SpecConfig, int]()
-        plain = expected(simulator, SpecConfig())
+        plain = self._recorded.of(SpecConfig())
         self._plain, self._plain_step = self._seconds(plain), self._decode_seconds(plain) / plain.num_steps
         self._plain_latency = self._latencies(plain)
 
@@ -128,7 +71,15 @@ class Predictor:
         Raises:
             MeasurementError: The profile has no target forwards of so many rows, or there are fewer prompts.
         """
-        return BatchPrices(self._simulator, self._costs, self._lengths, batch_size)
+        return BatchPrices(self._recorded, self._costs, batch_size)
+
+    def for_length(self, prompt_length: int) -> Predictor:
+        """Return what prices the same texts behind prompts of so many tokens; nothing is learnt of them.
+
+        Raises:
+            MeasurementError: The profile does not reach as far.
+        """
+        return Predictor(self._simulator, self.profile, self.yardstick, prompt_length)
 
     def predict(self, configs: Sequence[SpecConfig]) -> list[Prediction | None]:
         """Return what configurations would do; None for one that the trace or the profile cannot tell of.
@@ -235,7 +186,7 @@ class Predictor:
 
     def _price_now(self, config: SpecConfig) -> Prediction | None:
         try:
-            steps = expected(self._simulator, config)
+            steps = self._recorded.of(config)
             seconds, decode = self._seconds(steps), self._decode_seconds(steps)
         except ReplayMiss:
             if not self._simulator.may_record:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _KINDS = 3  # kinds of configuration that are tried besides the best one
 _NEAR = 0.15  # nats by which the best of another kind may be behind to be worth a trial
 _GAIN = 0.01  # nats by which something must promise to beat the best that was measured
+_PRICED_AGAIN = 100  # of the best, for prompts of another length
 
 
 class PredictsBatches(Protocol):
@@ -61,6 +62,14 @@ class Predicts(Protocol):
 
         Raises:
             MeasurementError: Nothing is known of such batches.
+        """
+        ...
+
+    def for_length(self, prompt_length: int) -> Predicts:
+        """Return what predicts the same texts behind prompts of another length.
+
+        Raises:
+            MeasurementError: Nothing is known of such lengths.
         """
         ...
 
@@ -158,17 +167,24 @@ class Guide:
         known = [one for one in configs if not one.is_off and self._predictor.predict([one]) != [None]]
         return Beliefs(tuple(known), *(self._predictor.joint(known) if known else (np.zeros(0), np.zeros((0, 0)))))
 
-    def ranked_for(self, batch_size: int) -> list[SpecConfig]:
-        """Return configurations by what is predicted of batches, the best first; none where nothing can be told.
+    def ranked_for(self, batch_size: int, prompt_length: int | None = None) -> list[SpecConfig]:
+        """Return configurations by what is predicted of a situation, the best first; none where nothing can be told.
 
         Args:
             batch_size: Prompts side by side.
+            prompt_length: Tokens of a prompt; None: those of the trace.
         """
+        asked = self.candidates
         try:
-            values = self._predictor.for_batches(batch_size).log_speedups(self.candidates)
+            predictor = self._predictor if prompt_length is None else self._predictor.for_length(prompt_length)
+            if batch_size > 1:
+                values = predictor.for_batches(batch_size).log_speedups(asked)
+            else:
+                asked = [one.config for one in self.ranked()[:_PRICED_AGAIN]]
+                values = [one and one.log_ratio for one in predictor.predict(asked)]
         except MeasurementError:
             return []
-        priced = zip(self.candidates, values, strict=True)
+        priced = zip(asked, values, strict=True)
         known = sorted(((config, value) for config, value in priced if value is not None), key=lambda one: -one[1])
         return [config for config, _ in known]
 

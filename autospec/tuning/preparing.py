@@ -34,6 +34,7 @@ from autospec.tuning.guide import Guide
 from autospec.tuning.log import MeasurementLog
 from autospec.tuning.measuring import Measurer
 from autospec.tuning.replaying import is_priced_whole, price, replay_study
+from autospec.tuning.situations import situations_of
 from autospec.tuning.space import SearchSpace
 from autospec.tuning.task import Task
 from autospec.tuning.trees import TreeMaker
@@ -205,20 +206,31 @@ def _kept(task: Task, trace: Trace) -> HardwareProfile | None:
 
 
 def _short(task: Task, trace: Trace, space: SearchSpace) -> ProfileSettings:
-    """Return what to measure: the contexts of the trace, trees only where the space has some."""
+    """Return what to measure: contexts of the trace and of asked lengths, trees only where the space has some."""
     minutes = task.settings.minutes
     share = _PROFILE_SHARE * minutes * 60 if minutes else _UNLIMITED_SECONDS
     low, high = _reach(trace)
-    high = min(high, task.decoder.target.usable_length - _END_ROOM)
+    asked = {low, (low + high) // 2, high, *_contexts_of_lengths(task)}
+    most = task.decoder.target.usable_length - _END_ROOM
     sizes = tuple(size for size in task.workload.batch_sizes if size > 1)
     # Drafts of several rows are measured as those of trees are.
     has_rows = bool(sizes) or not set(_values(space, "tree_shape")) <= {"chain"}
     return ProfileSettings(
         budget_seconds=min(max(share, _LEAST_SECONDS), _UNLIMITED_SECONDS),
-        contexts=tuple(sorted({low, (low + high) // 2, high})),
+        contexts=tuple(sorted({min(one, most) for one in asked})),
         widths=ProfileSettings().widths if has_rows else (),
         batch_sizes=sizes,
     )
+
+
+def _contexts_of_lengths(task: Task) -> set[int]:
+    """Return the contexts between which texts behind prompts of the lengths lie that shall have a row of their own."""
+
+    def length_of(prompt: Prompt) -> int:
+        return len(task.decoder.render(prompt))
+
+    found = [one.prompt_length(task.workload.tune, length_of) for one in situations_of(task.workload)]
+    return {end for one in found if one is not None for end in (one, one + task.workload.max_new_tokens)}
 
 
 def _reach(trace: Trace) -> tuple[int, int]:

@@ -224,7 +224,7 @@ class _Run:
             seconds_per_prompt=plan.seconds_per_prompt,
             on_event=task.on_event,
             yardstick=task.goal.yardstick,
-            predicted=self._prepared.guide.ranked_for if self._prepared else lambda batch_size: (),
+            predicted=self._prepared.guide.ranked_for if self._prepared else lambda batch_size, prompt_length: (),
         )
         predicted = [one.config for one in self._prepared.guide.ranked()] if self._prepared else []
         known = [*predicted, *(one.config for one in board.ranked(board.prompts))]

@@ -65,6 +65,20 @@ class Situation:
         size = self.batch_size
         return [self._group(fitting[start : start + size]) for start in range(0, len(fitting) - size + 1, size)]
 
+    def prompt_length(self, prompts: Iterable[Prompt], lengths: Lengths) -> int | None:
+        """Return the middle length of the prompts that it speaks about; None where it speaks about any, or has none.
+
+        Args:
+            prompts: Of which those of fitting length are taken.
+            lengths: Tokens of a prompt.
+        """
+        found = (
+            sorted(length for length in map(lengths, prompts) if self.above < length <= self.context_length)
+            if self.context_length is not None
+            else []
+        )
+        return found[len(found) // 2] if found else None
+
     def _holds(self, prompt: Prompt, lengths: Lengths) -> bool:
         return self.context_length is None or self.above < lengths(prompt) <= self.context_length
 
@@ -153,7 +167,7 @@ class Situations:
         seconds_per_prompt: One prompt under plain decoding twice.
         on_event: Told what happens.
         yardstick: By which configurations are compared.
-        predicted: Configurations by what is predicted of batches of a size, the best first.
+        predicted: Configurations by what is predicted of batches of a size and prompts of a length, the best first.
     """
 
     workload: Workload
@@ -162,7 +176,7 @@ class Situations:
     seconds_per_prompt: float
     on_event: OnEvent
     yardstick: Yardstick = SPEED
-    predicted: Callable[[int], Sequence[SpecConfig]] = lambda batch_size: ()
+    predicted: Callable[[int, int | None], Sequence[SpecConfig]] = lambda batch_size, prompt_length: ()
 
     def judge(self, ranked: Sequence[SpecConfig], seconds: float) -> tuple[SituationRow, ...]:
         """Measure every situation and judge all of them together (Holm).
@@ -193,7 +207,8 @@ class Situations:
 
         def decided() -> dict[str, Any]:
             known = set(ranked)
-            predicted = self.predicted(situation.batch_size) if situation.batch_size > 1 else ()
+            length = situation.prompt_length(self.workload.tune, self.lengths)
+            predicted = self.predicted(situation.batch_size, length)
             found = candidates(ranked, [one for one in predicted if one in known])
             num_groups = self._num_groups(situation, groups, len(found), seconds)
             return {"configs": [one.to_json() for one in found], "num_groups": num_groups}

@@ -143,8 +143,32 @@ def test_a_profile_that_does_not_reach_the_trace_is_bad_input(
     long = RecordedPrompt("long", "a", tuple(TEXT[:60]))
     Recorder(decoder, RecordingBudget(max_depth=4)).record([long], 12).save("far")
     assert main([*words, "trace=far"]) == 2
-    assert "a profile must reach as far as the prompts of the trace" in capsys.readouterr().err
+    assert "a profile must reach as far as the prompts, but" in capsys.readouterr().err
     assert not Path("outputs").exists()
+
+
+def test_prompts_may_be_taken_for_longer_ones(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 0
+    capsys.readouterr()
+    assert main([*words, "prompt_length=24"]) == 0
+    shown = capsys.readouterr().out
+    assert "every prompt taken for one of 24 tokens; drafts accepted as they were behind 16 to 16" in shown
+    first, second = (json.loads(path.read_text()) for path in sorted(Path("outputs/replay").glob("*/replay.json")))
+    assert (first["prompt_length"], second["prompt_length"]) == (None, 24)
+    steps = [
+        {str(one["config"]): one["tokens_per_step"] for one in document["ranked"]} for document in (first, second)
+    ]
+    assert steps[0] == steps[1]
+
+
+@pytest.mark.parametrize(
+    ("length", "message"), [(0, "`prompt_length >= 1` must hold"), (60, "a profile must reach as far as the prompts")]
+)
+def test_a_length_that_nothing_is_known_of_is_bad_input(
+    words: list[str], capsys: pytest.CaptureFixture[str], length: int, message: str
+) -> None:
+    assert main([*words, f"prompt_length={length}"]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_damaged_trace_is_bad_input(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

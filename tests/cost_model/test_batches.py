@@ -12,6 +12,7 @@ import pytest
 from autospec.config import SpecConfig
 from autospec.cost_model import Predictor, StepCosts
 from autospec.cost_model.batches import BatchPrices
+from autospec.cost_model.recorded import RecordedSteps
 from autospec.errors import MeasurementError
 from autospec.profiling import HardwareProfile
 from autospec.replay import Expectation, Simulator, Trace
@@ -40,15 +41,16 @@ def planted(config: SpecConfig, nodes: Sequence[Sequence[int]], calls: int = 0) 
 
 def prices(by_hand: HardwareProfile, monkeypatch: pytest.MonkeyPatch, runs: dict[SpecConfig, Any]) -> BatchPrices:
     """Four prompts of 100 tokens, of which every group holds all."""
-    monkeypatch.setattr("autospec.cost_model.batches.expected", lambda simulator, config: runs[config])
+    monkeypatch.setattr("autospec.cost_model.recorded.expected", lambda simulator, config: runs[config])
 
     class Together:
         shared = begin = expand_all = end = None
 
-    trace = SimpleNamespace(contexts=np.full(4, 101))
+    prompts = [SimpleNamespace(num_prompt=100)] * 4
+    trace = SimpleNamespace(contexts=np.full(4, 101), prompts=prompts, prompt_of=np.arange(4))
     simulator: Any = SimpleNamespace(trace=trace, drafters={"draft": Together()})
     costs = StepCosts(by_hand, {"draft"}, np.array([100, 300]))
-    return BatchPrices(simulator, costs, np.full(4, 100), 4)
+    return BatchPrices(RecordedSteps(simulator), costs, 4)
 
 
 def test_a_group_takes_its_steps_together_until_the_last_is_done(

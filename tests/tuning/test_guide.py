@@ -77,6 +77,17 @@ class Planted:
         ]
         self.shift = float(np.mean(errors)) if errors else 0.0
 
+    def for_length(self, prompt_length: int) -> Any:
+        """Behind longer prompts, longer drafts are worth less; of the longest nothing is known."""
+        if prompt_length > 1000:
+            raise MeasurementError("nothing was measured of such prompts")
+
+        def values(config: SpecConfig) -> list[float] | None:
+            own = self.values(config)
+            return None if own is None else [one - prompt_length / 1000 * config.draft_length for one in own]
+
+        return Planted(values)
+
 
 def draft(length: int, **knobs: Any) -> SpecConfig:
     return SpecConfig("draft", length, **knobs)
@@ -239,6 +250,13 @@ def test_batches_are_ranked_by_what_is_predicted_of_them() -> None:
     assert [one.config for one in guide.ranked()] == [draft(6), draft(2)]
     assert guide.ranked_for(4) == [draft(2), draft(6)]
     assert guide.ranked_for(16) == []
+
+
+def test_lengths_of_prompts_are_ranked_by_what_is_predicted_of_them() -> None:
+    guide = Guide(Planted(lambda config: [config.draft_length / 10] * 2), [draft(2), draft(6)], is_whole=True)
+    assert guide.ranked_for(1, 50) == [draft(6), draft(2)]  # 0.6 - 0.3 and 0.2 - 0.1
+    assert guide.ranked_for(1, 150) == [draft(2), draft(6)]  # 0.6 - 0.9 and 0.2 - 0.3
+    assert guide.ranked_for(1, 2000) == []
 
 
 def test_what_is_believed_is_predicted_and_corrected_or_else_what_was_measured() -> None:

@@ -63,6 +63,13 @@ def test_a_workload_of_single_prompts_is_the_same_as_before() -> None:
     assert plain.content_hash != replace(plain, batch_sizes=(1, 4)).content_hash
 
 
+def test_the_length_of_a_bucket_is_that_of_its_middle_prompt() -> None:
+    _, long = situations_of(Workload("w", PROMPTS, PROMPTS, context_lengths=(2, 5)))
+    assert long.prompt_length(PROMPTS, length) == 4  # of 3, 4 and 5
+    assert long.prompt_length(PROMPTS[:2], length) is None
+    assert Situation(4).prompt_length(PROMPTS, length) is None
+
+
 def test_candidates_are_the_best_shorter_ones_and_another_drafter() -> None:
     third = SpecConfig("draft", 7)
     assert candidates([LONG, third, OTHER, MID, SHORT, SpecConfig()]) == (LONG, MID, SHORT, OTHER)
@@ -164,6 +171,22 @@ def test_little_time_means_few_groups(tmp_path: Path) -> None:
     runner = LoadedRunner()
     judge(tmp_path, runner, (2,), seconds=1.0)
     assert len({name for stage, name in runner.calls if stage == "situation"}) == 3
+
+
+def test_what_is_predicted_is_asked_for_by_size_and_length(tmp_path: Path) -> None:
+    prompts = [tuple(Prompt(f"{split}{number}", "code", text="x" * number) for number in range(16)) for split in "th"]
+    log, runner = MeasurementLog(tmp_path / "log.jsonl"), LoadedRunner()
+    measurer = Measurer(runner, log, lambda event: None, lambda: 0.0)
+    workload, asked = Workload("w", *prompts, batch_sizes=(2,), context_lengths=(3, 9)), list[Any]()
+
+    def predicted(batch_size: int, prompt_length: int | None) -> Sequence[SpecConfig]:
+        asked.append((batch_size, prompt_length))
+        return [MID]
+
+    judging = Situations(workload, measurer, length, 1.0, lambda event: None, predicted=predicted)
+    judging.judge([LONG, SHORT, MID], math.inf)
+    log.close()
+    assert asked == [(2, None), (1, 2), (1, 7)]
 
 
 def test_nothing_known_to_be_faster_is_off_without_measuring(tmp_path: Path) -> None:

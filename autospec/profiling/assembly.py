@@ -18,8 +18,9 @@ from autospec.profiling.parts import (
     TargetPoint,
 )
 from autospec.profiling.probe import StepTimes
+from autospec.profiling.samples import Samples, StepKey, Subject
 from autospec.profiling.surfaces import TargetSurfaces
-from autospec.profiling.visits import Samples, StepKey, Subject, default_exit_layer
+from autospec.profiling.visits import default_exit_layer
 from autospec.sources import drafter_source
 
 _FEWEST = 3  # timings that say something of their spread

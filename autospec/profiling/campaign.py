@@ -14,8 +14,9 @@ import torch
 
 from autospec.engine.memory import free_bytes
 from autospec.errors import MeasurementError
+from autospec.profiling.samples import Samples, Subject
 from autospec.profiling.settings import ProfileSettings
-from autospec.profiling.visits import Place, Samples, Subject
+from autospec.profiling.visits import Place
 
 _ROUNDS_AT_ONCE = 3  # of one context, before another's turn comes
 _WARM_UP_SHARE = 0.1  # of the budget
@@ -128,7 +129,7 @@ class Campaign:
         """Say why the caches of a context do not fit; nothing where they do, or nobody knows yet."""
         subject = self.subject
         num_caches = 1 + sum(drafter.needs.anything for drafter in subject.drafters.values())
-        num_tokens = place.capacity * num_caches + place.context_length * sum(self.settings.batch_sizes)
+        num_tokens = place.capacity * num_caches + 2 * place.context_length * sum(self.settings.batch_sizes)
         needed = num_tokens * self.samples.kv_bytes_per_token
         free = free_bytes(subject.target.device)
         if needed <= _MEMORY_SHARE * free:

@@ -18,8 +18,8 @@ from autospec.profiling.hardware import HardwareProfile
 from autospec.profiling.memory import own_weight_bytes, peak_bytes, reset_peak, weight_bytes
 from autospec.profiling.parts import Memory, ThreadChoice, profile_key, threads_key
 from autospec.profiling.probe import Watch
+from autospec.profiling.samples import Subject
 from autospec.profiling.settings import ProfileSettings
-from autospec.profiling.visits import Subject
 from autospec.records import Workload
 from autospec.sources import drafter_source, loaded_source
 from autospec.workloads import WorkloadSource, load_workload

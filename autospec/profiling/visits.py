@@ -6,81 +6,21 @@ All of them share one prefill of the target and take turns, so that a machine th
 from __future__ import annotations
 
 import random
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-import torch
-
-from autospec.config import SamplingParams, SpecConfig
-from autospec.engine.cache import KVCache
+from autospec.config import SpecConfig
 from autospec.engine.drafters import Drafter, EarlyExitDrafter
-from autospec.engine.model import CausalLM
 from autospec.engine.session import Job, Session
+from autospec.profiling.batches import BatchVisit
 from autospec.profiling.memory import cache_bytes
-from autospec.profiling.probe import MAX_GROWTH, Probe, ScriptDrafter, StepTimes, Watch, without_collector
+from autospec.profiling.probe import MAX_GROWTH, Probe, ScriptDrafter, without_collector
+from autospec.profiling.samples import Samples, StepKey, Subject
 from autospec.profiling.settings import STEP_ROOM, ProfileSettings
 
 _NUM_PLAIN_STEPS = 4  # in each round
 _TREE_DEPTHS, _DEEPEST_TREE = (1, 2, 4, 8, 16), 8
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What is profiled.
-
-    Args:
-        target: The target.
-        drafters: By name.
-        token_ids: Text of the workload.
-        sampling: Decoding settings.
-        watch: Reads the time.
-    """
-
-    target: CausalLM
-    drafters: dict[str, Drafter]
-    token_ids: tuple[int, ...]
-    sampling: SamplingParams
-    watch: Watch
-
-
-@dataclass(frozen=True, slots=True)
-class StepKey:
-    """Which steps are alike.
-
-    Args:
-        drafter: Its name; empty for the target alone.
-        exit_layer: Of a target that drafts for itself, how many first layers do; 0 for other drafters.
-        width: Rows of a draft forward: 1 for chains; 0 for steps of the plain loop.
-        context_length: Tokens before the step.
-        depth: Depth of the draft.
-    """
-
-    drafter: str
-    exit_layer: int
-    width: int
-    context_length: int
-    depth: int = 0
-
-
-@dataclass(slots=True)
-class Samples:
-    """All timings taken, in seconds.
-
-    Args:
-        steps: By what they are alike in.
-        prefills: By drafter whose needs the target serves meanwhile (empty: none), rows, and tokens of a row.
-        first_drafts: Until a drafter's first token was there, by drafter, exit layer and context.
-        forwards: Of batches, by rows, context and tokens of a row.
-        kv_bytes_per_token: What a token takes in the target's cache; 0 before anything was run.
-    """
-
-    steps: defaultdict[StepKey, list[StepTimes]] = field(default_factory=lambda: defaultdict(list))
-    prefills: defaultdict[tuple[str, int, int], list[float]] = field(default_factory=lambda: defaultdict(list))
-    first_drafts: defaultdict[tuple[str, int, int], list[float]] = field(default_factory=lambda: defaultdict(list))
-    forwards: defaultdict[tuple[int, int, int], list[float]] = field(default_factory=lambda: defaultdict(list))
-    kv_bytes_per_token: float = 0.0
 
 
 class Visit(Protocol):
@@ -121,45 +61,6 @@ class StepVisit:
                     self._depths.remove(depth)
                 else:
                     samples.steps[replace(key, depth=depth)].append(times)
-
-
-class BatchVisit:
-    """Target forwards of several rows, each with a text of its own; one right behind the other, as no step has them.
-
-    Args:
-        subject: What is profiled.
-        batch_size: Rows.
-        context_length: Tokens before the forward.
-        num_tokens: Sizes of the forwards, for each row.
-    """
-
-    def __init__(self, subject: Subject, batch_size: int, context_length: int, num_tokens: Sequence[int]) -> None:
-        self._target, self._watch, self._context_length = subject.target, subject.watch, context_length
-        self._num_tokens, end = list(num_tokens), context_length + max(num_tokens)
-        text = torch.tensor(subject.token_ids)
-        starts = torch.arange(batch_size)[:, None] * max(len(text) // batch_size, 1)
-        self._rows = text[(starts + torch.arange(end)) % len(text)]
-        self._cache = KVCache(end, batch_size)
-
-    def open(self, samples: Samples) -> None:
-        """Run the prompts."""
-        started = self._watch.now()
-        self._target.forward(self._rows[:, : self._context_length], self._cache, num_logits=1)
-        seconds = self._watch.now() - started
-        samples.prefills["", len(self._rows), self._context_length].append(seconds)
-
-    def run(self, samples: Samples, order: random.Random) -> None:
-        """See `Visit`."""
-        order.shuffle(self._num_tokens)
-        start = self._context_length
-        with without_collector():
-            for num_tokens in self._num_tokens:
-                started = self._watch.now()
-                self._target.forward(self._rows[:, start : start + num_tokens], self._cache)
-                seconds = self._watch.now() - started
-                for row in range(len(self._rows)):
-                    self._cache.crop(row, start)
-                samples.forwards[len(self._rows), start, num_tokens].append(seconds)
 
 
 @dataclass(slots=True)

@@ -19,11 +19,13 @@ from autospec.engine.model import CausalLM
 from autospec.engine.termination import stops_by_cost
 from autospec.errors import MeasurementError, ProfileError
 from autospec.profiling import HardwareProfile, ProfileSettings, ThreadChoice, load_profile, profile
+from autospec.profiling.batches import ragged
 from autospec.profiling.curves import Timing
 from autospec.profiling.parts import ThreadPoint
 from autospec.profiling.probe import StepTimes
+from autospec.profiling.samples import Samples, StepKey
 from autospec.profiling.schema import SCHEMA_VERSION, checksum
-from autospec.profiling.visits import Samples, StepKey, StepVisit
+from autospec.profiling.visits import StepVisit
 
 TEXT = [(7 * place + place // 5) % 60 for place in range(400)]
 SETTINGS = ProfileSettings(
@@ -54,6 +56,12 @@ class TimedLM(CausalLM):
     def forward_with_hidden(self, input_ids: Any, cache: Any, layers: Any, **how: Any) -> Any:
         self._pass(input_ids, cache)
         return super().forward_with_hidden(input_ids, cache, layers, **how)
+
+    def forward_rows(self, asked: Any, cache: Any, layers: Any = ()) -> Any:
+        lengths = [cache.lengths[one.row] for one in asked]
+        num_tokens = sum(len(one.token_ids) for one in asked)
+        self.watch.seconds += self.rate * (10 + num_tokens + sum(lengths) / len(lengths) / 100)
+        return super().forward_rows(asked, cache, layers)
 
     def _pass(self, input_ids: Any, cache: Any) -> None:
         rows, num_tokens = input_ids.shape
@@ -94,6 +102,13 @@ def test_target_forwards_are_what_the_clock_says(made: HardwareProfile) -> None:
     assert made.target_seconds(4, 40, batch_size=2) == pytest.approx(10 + 8 + 0.4)
     assert made.plain_seconds(40) == pytest.approx(11.4, abs=0.1)
     assert made.prefill_seconds(40) == pytest.approx(50.0)
+
+
+def test_rows_of_a_batch_differ_in_length_about_the_context() -> None:
+    assert ragged(100, 5, 1000) == [50, 75, 100, 125, 150]
+    assert ragged(100, 2, 30) == [70, 130]  # what the model reads ends there
+    assert ragged(100, 4, -1) == [100] * 4
+    assert ragged(1, 3, 10) == [1, 1, 1]
 
 
 def test_a_draft_model_costs_a_forward_for_each_level(made: HardwareProfile) -> None:

@@ -2,7 +2,8 @@
 
 from autospec.cost_model.acceptance import AcceptanceModel, fit_acceptance
 from autospec.cost_model.closed_forms import Independence, independence
-from autospec.cost_model.predictor import Prediction, Predictor
+from autospec.cost_model.prediction import Prediction
+from autospec.cost_model.predictor import Predictor
 from autospec.cost_model.residual import Residual
 from autospec.cost_model.steps import StepCosts
 from autospec.cost_model.validation import Agreement, CrossValidation, cross_validate

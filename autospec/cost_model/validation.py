@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from autospec.config import SpecConfig
 from autospec.cost_model.errors import mape, rank_correlation, regret
-from autospec.cost_model.predictor import Prediction, Predictor
+from autospec.cost_model.prediction import Prediction
+from autospec.cost_model.predictor import Predictor
 from autospec.cost_model.residual import Residual
 from autospec.errors import MeasurementError
 from autospec.records import Measurement

@@ -181,7 +181,7 @@ class Guide:
                 values = predictor.for_batches(batch_size).log_speedups(asked)
             else:
                 asked = [one.config for one in self.ranked()[:_PRICED_AGAIN]]
-                values = [one and one.log_ratio for one in predictor.predict(asked)]
+                values = [None if one is None else one.log_ratio for one in predictor.predict(asked)]
         except MeasurementError:
             return []
         priced = zip(asked, values, strict=True)

@@ -17,10 +17,12 @@ from autospec.engine.cache import KVCache
 from autospec.engine.cache_pool import PooledCache
 from autospec.engine.decoder import SpeculativeDecoder
 from autospec.engine.drafters import EarlyExitDrafter, NgramDrafter, SmallModelDrafter
-from autospec.engine.graphs import Graphs, Shape, bucket, reach_of
+from autospec.engine.graphs import Graphs
 from autospec.engine.launching import Compiled, CudaGraphs, Launching, Recorded, Run, usual_launching
 from autospec.engine.lean.fixed import FixedChain
 from autospec.engine.model import CausalLM
+from autospec.engine.plans import Shape, bucket, reach_of
+from autospec.engine.rows import RowTokens
 from autospec.errors import ModelError
 
 PROMPTS = [[1, 2, 3, 4, 5, 6, 1, 2, 3], [10, 11, 12, 13, 10, 11, 12, 13, 14, 10, 11], [7, 8, 9, 7, 8]]
@@ -99,16 +101,118 @@ def test_outputs_and_drafts_are_those_of_eager_forwards(tiny_model: Any, noisy_c
     assert 0 < num_accepted < num_drafted
 
 
-def test_batches_run_as_ever(tiny_model: Any, noisy_copy: Any) -> None:
-    watched, (target, small) = Watched(), models(tiny_model, noisy_copy, "llama")
-    expected = decoder_of(target, small).generate(PROMPTS, config=CONFIGS[1], max_new_tokens=12, ignore_eos=True)
-    for model in (target, small):
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_a_batch_are_launched_together_and_get_what_they_get_alone(
+    tiny_model: Any, noisy_copy: Any, kind: str
+) -> None:
+    eager = decoder_of(*models(tiny_model, noisy_copy, kind))
+    watched, launched_models = Watched(), models(tiny_model, noisy_copy, kind)
+    for model in launched_models:
         model.launch_by(watched)
-    outputs = decoder_of(target, small).generate(
-        PROMPTS, config=CONFIGS[1], max_new_tokens=12, ignore_eos=True, batch_size=3
-    )
-    assert [output.token_ids for output in outputs] == [output.token_ids for output in expected]
-    assert watched.num_made == 0
+    launched = decoder_of(*launched_models)
+    prompts = [*PROMPTS, [3, 1, 4, 1, 5], [9, 9]]  # two wait until others have left
+    for config in CONFIGS:
+        for sampling in (GREEDY, SAMPLED):
+            how: dict[str, Any] = {"config": config, "sampling": sampling, "max_new_tokens": 12, "ignore_eos": True}
+            before = watched.num_launched
+            alone = eager.generate(prompts, **how)
+            together = launched.generate(prompts, batch_size=3, **how)
+            for ours, theirs in zip(together, alone, strict=True):
+                assert ours.token_ids == theirs.token_ids, config
+                assert ours.stats.num_drafted == theirs.stats.num_drafted
+                assert ours.stats.num_accepted == theirs.stats.num_accepted
+            assert watched.num_launched > before
+
+
+def test_a_plain_step_of_a_batch_is_one_launch(tiny_model: Any) -> None:
+    watched, target = Watched(), CausalLM(tiny_model("llama"), "target")
+    target.launch_by(watched)
+    outputs = SpeculativeDecoder(target).generate(PROMPTS, max_new_tokens=9, ignore_eos=True, batch_size=3)
+    assert [output.stats.num_steps for output in outputs] == [8] * 3
+    assert watched.num_launched == 8
+    assert watched.num_made == 1
+
+
+def rows_of(*texts: list[int]) -> list[RowTokens]:
+    return [RowTokens(row, text) for row, text in enumerate(texts) if text]
+
+
+def test_rows_that_ask_nothing_keep_what_they_have(tiny_model: Any) -> None:
+    """Padding goes to the last slot; a row that waits, and one that nobody uses, are as they were."""
+    watched, model = Watched(), CausalLM(tiny_model("llama"), "model")
+    eager = CausalLM(tiny_model("llama"), "eager")
+    model.launch_by(watched)
+    cache, expected = model.new_cache(40, 4), KVCache(40, 4)
+    assert isinstance(cache, PooledCache)
+    pairs = ((model, cache), (eager, expected))
+    for one, own in pairs:
+        for row, length in enumerate((7, 3, 9)):
+            one.forward(torch.arange(length)[None], own.row(row), num_logits=1)
+    for asked in (rows_of([5], [], [6, 7, 8]), rows_of([], [1, 2]), rows_of([1], [2], [3]), rows_of([], [], [4] * 5)):
+        ours, theirs = (one.forward_rows(asked, own, (0, -1)) for one, own in pairs)
+        for (logits, hidden), (other_logits, other_hidden) in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(logits, other_logits, rtol=1e-4, atol=1e-4)
+            assert hidden is not None
+            assert other_hidden is not None
+            torch.testing.assert_close(hidden, other_hidden, rtol=1e-4, atol=1e-4)
+        assert cache.lengths == expected.lengths
+        for layer, keys in expected.keys.items():
+            for row, length in enumerate(expected.lengths):
+                own = cache.keys[layer][row, :, :length]
+                torch.testing.assert_close(own, keys[row, :, :length], rtol=1e-4, atol=1e-4)
+            assert not cache.keys[layer][3, :, :-1].any(), "nobody uses it"
+    assert watched.num_launched == 4
+
+
+def test_trees_and_numbers_of_logits_of_rows_are_their_own(tiny_model: Any) -> None:
+    watched, model = Watched(), CausalLM(tiny_model("mistral", seed=3), "model")
+    eager = CausalLM(tiny_model("mistral", seed=3), "eager")
+    model.launch_by(watched)
+    cache, expected = model.new_cache(40, 2), KVCache(40, 2)
+    seen = torch.tensor([[1, 0, 0], [1, 1, 0], [1, 0, 1]]).bool()
+    asked = [RowTokens(0, [5, 6, 7], seen, (0, 1, 1)), RowTokens(1, [8, 9, 10, 11], num_logits=2)]
+    answers = []
+    for one, own in ((model, cache), (eager, expected)):
+        for row, length in enumerate((6, 11)):
+            one.forward(torch.arange(length)[None], own.row(row), num_logits=1)
+        answers.append(one.forward_rows(asked, own))
+    for (ours, _), (theirs, _) in zip(*answers, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    assert [len(logits) for logits, _ in answers[0]] == [3, 2]
+    assert watched.num_launched == 1
+
+
+def test_rows_without_room_for_padding_run_anew(tiny_model: Any) -> None:
+    watched, model = Watched(), CausalLM(tiny_model("llama", max_position_embeddings=1024), "model")
+    model.launch_by(watched)
+    cache = model.new_cache(20, 2)
+    for row in range(2):
+        model.forward(torch.arange(cache.capacity - 2)[None] % 64, cache.row(row), num_logits=1)
+    model.forward_rows(rows_of([1], [2]), cache)
+    assert watched.num_made == 1, "the last slot is free"
+    model.forward_rows(rows_of([1], [2]), cache)
+    assert watched.num_made == 1
+    assert cache.lengths == [cache.capacity] * 2
+
+
+def test_launches_of_rows_that_compute_something_else_are_not_taken(tiny_model: Any) -> None:
+    class Wrong(Recorded):
+        def make(self, run: Run) -> Run:
+            made = super().make(run)
+            return lambda: [output.roll(1, -1) for output in made()]
+
+    model, eager = (CausalLM(tiny_model("llama"), name) for name in ("model", "eager"))
+    model.launch_by(Wrong())
+    cache, expected = model.new_cache(40, 2), KVCache(40, 2)
+    pairs = ((model, cache), (eager, expected))
+    for one, own in pairs:
+        for row in range(2):
+            one.forward(torch.tensor([[1, 2]]), own.row(row))
+    with pytest.warns(UserWarning, match="launched whole they compute something else"):
+        ours = model.forward_rows(rows_of([3], [4]), cache)
+    for (logits, _), (others, _) in zip(ours, eager.forward_rows(rows_of([3], [4]), expected), strict=True):
+        assert torch.equal(logits, others)
+    assert model.num_launches == 0
 
 
 def test_a_greedy_chain_is_one_launch_and_prompts_share_them(tiny_model: Any, noisy_copy: Any) -> None:

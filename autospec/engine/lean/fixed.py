@@ -6,155 +6,40 @@ Knows buffers, layers and caches; not when it pays, nor who fills it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from autospec.engine.cache import States
-from autospec.engine.lean.attention import Heads
+from autospec.engine.lean.buffers import FixedInputs
+from autospec.engine.lean.fixed_attention import FixedAttention
 from autospec.engine.lean.forward import LeanForward
-from autospec.engine.masks import NewTokens, Windows, visible
 
 
-class FixedInputs:
-    """Where a forward of fixed shape reads its tokens: buffers on the device, and what is copied to them.
+class Inputs(Protocol):
+    """What a forward of fixed shape reads."""
 
-    Tokens that only fill it up stand behind the others, where nothing sees them and the next forward writes over them.
-
-    Args:
-        num_tokens: Tokens of every forward.
-        reach: Slots of the cache that it attends over.
-        num_wanted: Tokens of which logits are wanted.
-        windows: Of the model's kinds of layers.
-        like: A weight, whose device and format the buffers get.
-    """
-
-    def __init__(self, num_tokens: int, reach: int, num_wanted: int, windows: Windows, like: Tensor) -> None:
-        self.num_tokens, self.reach, self.num_wanted = num_tokens, reach, num_wanted
-        self._windows, self._like = windows, like
-        self._by_kind = {window: place for place, window in enumerate(dict.fromkeys(windows.values()))}
-        self._staged_numbers = self._made(3 * num_tokens + num_wanted, dtype=torch.int64)
-        self._staged_masks = self._made(len(self._by_kind), num_tokens, reach, dtype=like.dtype)
-        self._numbers = torch.zeros_like(self._staged_numbers, device=like.device)
-        self._masks = torch.zeros_like(self._staged_masks, device=like.device)
-        self._copied = torch.cuda.Event() if like.is_cuda else None
-
-    def _made(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        return torch.zeros(*shape, dtype=dtype, pin_memory=self._like.is_cuda)
+    reach: int
 
     @property
     def token_ids(self) -> Tensor:
-        """Of every token: [1, n]."""
-        return self._numbers[None, : self.num_tokens]
+        """Of every token: [rows, n]."""
+        ...
 
     @property
     def positions(self) -> Tensor:
-        """Of every token: [n]."""
-        return self._numbers[self.num_tokens : 2 * self.num_tokens]
+        """Of every token: [n], or [rows, n]."""
+        ...
 
     @property
-    def slots(self) -> Tensor:
-        """Where every token's keys and values go: [n]."""
-        return self._numbers[2 * self.num_tokens : 3 * self.num_tokens]
+    def wanted(self) -> Tensor | slice:
+        """Of which tokens of each row logits are wanted."""
+        ...
 
-    @property
-    def wanted(self) -> Tensor:
-        """Which tokens logits are wanted of: [wanted]."""
-        return self._numbers[3 * self.num_tokens :]
-
-    @property
-    def masks(self) -> dict[str, Tensor]:
-        """By kind of layer [1, 1, n, reach]: 0 where a token may look, the lowest number elsewhere."""
-        return {kind: self._masks[None, None, self._by_kind[window]] for kind, window in self._windows.items()}
-
-    @torch.inference_mode()
-    def write(self, input_ids: Tensor, new: NewTokens) -> None:
-        """Fill the buffers for new tokens behind those cached.
-
-        Args:
-            input_ids: [1, n] at most `num_tokens`.
-            new: Where they stand.
-        """
-        if self._copied is not None:
-            self._copied.synchronize()  # the last copy has read what is now written over
-        length, num_new, most = new.lengths[0], new.num_new, self.num_tokens
-        numbers = self._staged_numbers
-        numbers[:num_new] = input_ids[0]
-        numbers[num_new:most] = 0
-        torch.arange(length, length + most, out=numbers[2 * most : 3 * most])
-        numbers[most : 2 * most] = numbers[2 * most : 3 * most]
-        if new.depths is not None:
-            numbers[most : most + num_new] = new.positions[0]
-        first = max(0, num_new - self.num_wanted)  # where all are wanted, those that fill up stand behind the others
-        torch.arange(first, first + self.num_wanted, out=numbers[3 * most :])
-        for window, place in self._by_kind.items():
-            _write_mask(self._staged_masks[place], new, window)
-        self._numbers.copy_(numbers, non_blocking=True)
-        self._masks.copy_(self._staged_masks, non_blocking=True)
-        if self._copied is not None:
-            self._copied.record()
-
-
-def _write_mask(mask: Tensor, new: NewTokens, window: int | None) -> None:
-    """Write what new tokens see into [n, reach]; those that fill it up see the first token, and nobody asks."""
-    length, num_new = new.lengths[0], new.num_new
-    end = length + num_new
-    mask.fill_(torch.finfo(mask.dtype).min)
-    mask[num_new:, 0] = 0
-    if window is not None and end > window:
-        mask[:num_new, :end].masked_fill_(visible(new, window)[0], 0)
-        return
-    seen = torch.ones(num_new, num_new, dtype=torch.bool).tril() if new.tree_mask is None else new.tree_mask
-    start = end - seen.shape[1]
-    mask[:num_new, :start] = 0
-    mask[:num_new, start:end].masked_fill_(seen, 0)
-
-
-class FixedAttention:
-    """Writes keys and values at slots named by a tensor, and looks at so many slots whatever the text's length.
-
-    Queries that share keys stand behind one another as if they were tokens of one head: fused attention that takes
-    both a mask and fewer heads of keys than of queries is not to be had on every device.
-
-    Args:
-        keys: Of the cache.
-        values: Of the cache.
-        slots: [n] where new tokens go.
-        masks: By kind of layer [1, 1, n, reach].
-    """
-
-    def __init__(self, keys: States, values: States, slots: Tensor, masks: Mapping[str, Tensor]) -> None:
-        self._keys, self._values, self._slots, self._masks = keys, values, slots, masks
-        self._folded: dict[tuple[str, int], Tensor] = {}
-
-    def mix(self, number: int, heads: Heads, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """See `Attending`."""
-        all_keys, all_values = self._keys[number], self._values[number]
-        all_keys.index_copy_(2, self._slots, keys.transpose(1, 2))
-        all_values.index_copy_(2, self._slots, values.transpose(1, 2))
-        num_new, num_shared = queries.shape[1], heads.num_queries // heads.num_keys
-        mask = self._mask(heads.kind, num_shared)
-        reach = mask.shape[-1]
-        by_keys = queries.view(num_new, heads.num_keys, num_shared, heads.size).transpose(0, 1)
-        mixed = scaled_dot_product_attention(
-            by_keys.reshape(1, heads.num_keys, num_new * num_shared, heads.size),
-            all_keys[:, :, :reach],
-            all_values[:, :, :reach],
-            mask,
-            scale=heads.scale,
-        )
-        apart = mixed.view(heads.num_keys, num_new, num_shared, heads.size).transpose(0, 1)
-        return apart.reshape(1, num_new, heads.num_queries, heads.size)
-
-    def _mask(self, kind: str, num_shared: int) -> Tensor:
-        """Return a mask with one row for each query that shares keys: [1, 1, n * shared, reach]."""
-        if num_shared == 1:
-            return self._masks[kind]
-        if (kind, num_shared) not in self._folded:
-            self._folded[kind, num_shared] = self._masks[kind].repeat_interleave(num_shared, dim=2)
-        return self._folded[kind, num_shared]
+    def attending(self, keys: States, values: States) -> FixedAttention:
+        """Return how the tokens attend."""
+        ...
 
 
 class FixedForward:
@@ -169,7 +54,7 @@ class FixedForward:
     """
 
     def __init__(
-        self, lean: LeanForward, keys: States, values: States, inputs: FixedInputs, wants_hidden: bool = False
+        self, lean: LeanForward, keys: States, values: States, inputs: Inputs, wants_hidden: bool = False
     ) -> None:
         self.inputs, self._lean, self._wants_hidden = inputs, lean, wants_hidden
         self._keys, self._values = dict(keys), dict(values)
@@ -180,10 +65,10 @@ class FixedForward:
         """Run what the buffers say.
 
         Returns:
-            Logits [1, wanted, vocab], and hidden states [layers + 1, 1, n, width] where they are wanted.
+            Logits [rows, wanted, vocab], and hidden states [layers + 1, rows, n, width] where they are wanted.
         """
         inputs = self.inputs
-        attention = FixedAttention(self._keys, self._values, inputs.slots, inputs.masks)
+        attention = inputs.attending(self._keys, self._values)
         rope = _turns(self._angles, inputs.positions)
         logits, hidden = self._lean.through(inputs.token_ids, rope, attention, inputs.wanted, self._wants_hidden)
         return (logits, torch.stack(hidden)) if self._wants_hidden else (logits,)
@@ -254,6 +139,6 @@ class FixedChain:
 
 
 def _turns(angles: tuple[Tensor, Tensor], positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cosines and signed sines [n, 1, head_dim] of positions [n]."""
+    """Return cosines and signed sines [..., 1, head_dim] of positions [...]."""
     cosines, sines = angles
     return cosines[positions], sines[positions]

@@ -12,7 +12,8 @@ from torch import Tensor
 from autospec.engine.cache import KVCache
 from autospec.engine.launching import Recorded
 from autospec.engine.lean import LeanForward, read_lean
-from autospec.engine.lean.fixed import FixedChain, FixedForward, FixedInputs
+from autospec.engine.lean.buffers import FixedInputs
+from autospec.engine.lean.fixed import FixedChain, FixedForward
 from autospec.engine.masks import NewTokens, layer_windows
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -51,30 +51,29 @@ class RecycledTrees:
         wanted = np.concatenate([trace.next_tokens, np.full(depth + 1, -2, dtype=np.int32)])
         # One column for the root, and `width` for what stands behind it and behind each node that was taken: the
         # first of the cheapest columns is what a heap with a running number gives.
-        shape = num, 1 + width * (budget + 1)
-        costs = np.full(shape, np.inf)
-        levels, rows = np.zeros(shape, dtype=np.int16), np.zeros(shape, dtype=np.int64)
-        aboves, hits = np.zeros(shape, dtype=np.bool_), np.zeros(shape, dtype=np.bool_)
-        costs[:, 0], hits[:, 0] = 0.0, True
-        rows[:, 0] = self._places[every, self._last_numbers]
-        taken = [np.zeros((num, budget), dtype=np.int64), *(np.zeros((num, budget), dtype=np.bool_) for _ in range(2))]
+        costs = np.full((num, 1 + width * (budget + 1)), np.inf)
+        # Of the root and of what was taken, turn by turn: where its token stood, its depth, whether it is written.
+        rows, levels = (np.zeros((budget + 1, num), dtype=np.int64) for _ in range(2))
+        hits, aboves = (np.zeros((budget + 1, num), dtype=np.bool_) for _ in range(2))
+        rows[0], hits[0] = self._places[every, self._last_numbers], True
+        cost, is_there = np.zeros(num), np.ones(num, dtype=np.bool_)
         for turn in range(budget + 1):
-            end = 1 + width * turn
-            column = costs[:, :end].argmin(axis=1)
-            cost, level = costs[every, column], levels[every, column].astype(np.int64)
-            is_there, hit = cost < np.inf, hits[every, column]
             if turn:
-                for found, part in zip(taken, (level, hit, aboves[every, column]), strict=True):
-                    found[:, turn - 1] = np.where(is_there, part, 0)
-            if not is_there.any():
-                break
-            costs[every, column] = np.inf
-            row = rows[every, column]
-            grows = (is_there & (level < limits) & (row >= 0))[:, None]
-            fresh, children = slice(end, end + width), self._behind[row, :width]
-            costs[:, fresh] = np.where(grows, cost[:, None] - trace.top_logprobs[row, :width], np.inf)
-            levels[:, fresh] = (level + 1)[:, None]
-            rows[:, fresh] = np.where(children >= 0, self._places[every[:, None], children], -1)
-            aboves[:, fresh] = hit[:, None]
-            hits[:, fresh] = hit[:, None] & (trace.top_tokens[row, :width] == wanted[every + level, None])
-        return Listing.of(*taken)
+                column = costs[:, : 1 + width * turn].argmin(axis=1)
+                cost = costs[every, column]
+                is_there = cost < np.inf
+                if not is_there.any():
+                    break
+                costs[every, column] = np.inf
+                above, rank = np.divmod(column - 1, width)
+                parent, aboves[turn] = rows[above, every], hits[above, every] & is_there
+                levels[turn] = (levels[above, every] + 1) * is_there
+                written = wanted[every + levels[turn] - is_there]
+                hits[turn] = aboves[turn] & (trace.top_tokens[parent, rank] == written)
+                number = self._behind[parent, rank]
+                rows[turn] = np.where(number >= 0, self._places[every, number], -1)
+            grows = is_there & (levels[turn] < limits) & (rows[turn] >= 0)
+            own = np.nonzero(grows)[0]
+            fresh = slice(1 + width * turn, 1 + width * (turn + 1))
+            costs[own, fresh] = cost[own, None] - trace.top_logprobs[rows[turn, own], :width]
+        return Listing.of(*(np.ascontiguousarray(part[1:].T) for part in (levels, hits, aboves)))

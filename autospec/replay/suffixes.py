@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from autospec.config import MAX_DRAFT_LENGTH, MAX_SUFFIX_DEPTH, SpecConfig
 from autospec.engine.drafters.automaton import SuffixAutomaton
 from autospec.engine.drafters.suffix import Continuation, SuffixStore, continuations, token_budget
+from autospec.replay.keeping import Kept
 from autospec.replay.listing import Listing, Stepper
 from autospec.replay.tables import Counts
 from autospec.replay.trace import Trace
@@ -45,7 +46,7 @@ class SuffixLists:
 
     def __init__(self, trace: Trace, store: SuffixStore, depth: int = _DEPTH, width: int = _WIDTH) -> None:
         self.depth, self.width = depth, width
-        self._cuts: dict[tuple[int, float], SuffixCut] = {}
+        self._cuts = Kept[SuffixCut](_MOST_KEPT)
         lengths, aboves, paths = list[int](), list[int](), list[list[Continuation]]()
         firsts, wanted = list[int](), list[Sequence[int]]()
         for text, following in _texts(trace, store):
@@ -64,41 +65,47 @@ class SuffixLists:
         self._rows[places, np.arange(len(paths)) - np.repeat(firsts, counts)] = np.arange(len(paths))
 
     def _pack(self, paths: Sequence[Sequence[Continuation]], wanted: Sequence[Sequence[int]]) -> None:
-        """Make arrays [suffixes, nodes]."""
-        shape = len(paths), max(map(len, paths), default=0) or 1
-        levels, hits, aboves = (np.zeros(shape, dtype=np.int16) for _ in range(3))
+        """Make arrays [nodes] of all paths, one list behind the other."""
+        is_hit, is_above, least, worst = list[bool](), list[bool](), list[float](), list[int]()
+        for nodes, following in zip(paths, wanted, strict=True):
+            hits, lows, ranks = [True], [1.0], [0]  # of the suffix itself, and then of the nodes
+            for share, token, parent, level, rank in nodes:
+                above = hits[parent + 1]
+                is_above.append(above)
+                hits.append(above and level <= len(following) and token == following[level - 1])
+                lows.append(min(lows[parent + 1], share))
+                ranks.append(max(ranks[parent + 1], rank))
+            is_hit += hits[1:]
+            least += lows[1:]
+            worst += ranks[1:]
+        self._owners = np.repeat(np.arange(len(paths)), [len(nodes) for nodes in paths])
+        self._levels = np.array([node.depth for nodes in paths for node in nodes], dtype=np.int16)
+        self._hits, self._above = (
+            self._levels * np.array(is_hit, dtype=bool),
+            self._levels * np.array(is_above, dtype=bool),
+        )
+        self._shares = np.array([node.share for nodes in paths for node in nodes], dtype=np.float64)
         # The smallest share and the worst rank along the path: what a cut must allow for it to be reached.
-        self._shares, self._least, self._worst = np.zeros(shape), np.zeros(shape), np.zeros(shape, dtype=np.int16)
-        for row, (nodes, following) in enumerate(zip(paths, wanted, strict=True)):
-            is_hit, least, worst = [True], [1.0], [0]  # of the suffix itself, and then of the nodes
-            for place, (share, token, parent, level, rank) in enumerate(nodes):
-                hit = is_hit[parent + 1]
-                levels[row, place], aboves[row, place] = level, level * hit
-                hit = hit and level <= len(following) and token == following[level - 1]
-                hits[row, place], self._shares[row, place] = level * hit, share
-                is_hit.append(hit)
-                least.append(min(least[parent + 1], share))
-                worst.append(max(worst[parent + 1], rank))
-            self._least[row, : len(nodes)], self._worst[row, : len(nodes)] = least[1:], worst[1:]
-        self._listing = Listing(levels, hits, aboves)
+        self._least, self._worst = np.array(least, dtype=np.float64), np.array(worst, dtype=np.int64)
 
-    def cut(self, width: int, least: float) -> SuffixCut:
+    def _cut(self, width: int, least: float) -> SuffixCut:
         """Return the paths of a width and least share, those this one holds at most."""
-        if (width, least) not in self._cuts:
-            if len(self._cuts) == _MOST_KEPT:
-                self._cuts.clear()
-            whole = self._listing
-            keep = (whole.levels > 0) & (self._worst < width) & (self._least >= least)
-            order = np.argsort(~keep, axis=1, kind="stable")[:, : int(keep.sum(axis=1).max(initial=0)) or 1]
-            parts = (whole.levels, whole.hits, whole.aboves, self._shares)
-            *levels, shares = (np.take_along_axis(part * keep, order, axis=1) for part in parts)
-            self._cuts[width, least] = SuffixCut(Listing(*levels), shares)
-        return self._cuts[width, least]
+        own = np.nonzero((self._worst < width) & (self._least >= least))[0]
+        rows = self._owners[own]
+        counts = np.bincount(rows, minlength=len(self._lengths))
+        columns = np.arange(len(own)) - (np.cumsum(counts) - counts)[rows]
+        shape, found = (len(counts), int(counts.max(initial=0)) or 1), []
+        for part in (self._levels, self._hits, self._above, self._shares):
+            padded = np.zeros(shape, dtype=part.dtype)
+            padded[rows, columns] = part[own]
+            found.append(padded)
+        return SuffixCut(Listing(*found[:3]), found[3])
 
     def stepper(self, config: SpecConfig) -> Stepper:
         """Return the steps of a configuration, which this holds."""
         is_chain = config.tree_shape == "chain"
-        cut = self.cut(1 if is_chain else config.tree_width, config.suffix_min_prob)
+        kind = 1 if is_chain else config.tree_width, config.suffix_min_prob
+        cut = self._cuts.get(kind, lambda: self._cut(*kind))
         lengths = np.minimum(self._lengths, config.suffix_depth)
         budgets = np.array([token_budget(config, length) for length in range(config.suffix_depth + 1)])[lengths]
         budgets[self._aboves >= config.suffix_depth] = 0

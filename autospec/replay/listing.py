@@ -20,6 +20,7 @@ from autospec.replay.tables import Counts, StepTable
 from autospec.replay.walking import Route
 
 _NAMES = ("nodes", "depth", "accepted", "tested")
+_AT_ONCE = 2048  # positions, so that many take no more memory than few
 # Nodes, depth, accepted and tested [4, n] of the drafts at places [n] under depth limits [n].
 Stepper = Callable[[NDArray[np.int64], NDArray[np.int64]], Counts]
 
@@ -43,6 +44,11 @@ class Listing:
         """Make it of what holds for every node."""
         small = np.asarray(levels, dtype=np.int16)
         return cls(small, small * hits, small * aboves)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all arrays."""
+        return self.levels.nbytes + self.hits.nbytes + self.aboves.nbytes
 
     def kept(
         self, rows: NDArray[np.int64], limits: NDArray[np.int64], budgets: NDArray[np.int64]
@@ -72,10 +78,13 @@ class Listing:
 
 def listed_steps(step: Stepper, limits: NDArray[np.int64]) -> StepTable:
     """Return the steps at every position under depth limits [..., positions]."""
-    table, every = StepTable.empty(*limits.shape), np.arange(limits.shape[-1])
+    table, num = StepTable.empty(*limits.shape), limits.shape[-1]
     for place in np.ndindex(limits.shape[:-1]):
-        for name, values in zip(_NAMES, step(every, limits[place]), strict=True):
-            getattr(table, name)[place] = values
+        for start in range(0, num, _AT_ONCE):
+            some = slice(start, min(start + _AT_ONCE, num))
+            counts = step(np.arange(some.start, some.stop), limits[place][some])
+            for name, values in zip(_NAMES, counts, strict=True):
+                getattr(table, name)[place][some] = values
     return table
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from autospec.config import SpecConfig
 from autospec.replay.forest import Ints
 from autospec.replay.listing import Listing
-from autospec.replay.tables import StepTable
+from autospec.replay.tables import Counts, StepTable
 from autospec.replay.trace import Trace
 from autospec.replay.windowing import RecordedLookahead
 
@@ -26,9 +26,14 @@ class Spans:
         shared: [positions, spans, spans] how many first tokens two have in common.
     """
 
-    lengths: NDArray[np.int64]
-    hits: NDArray[np.int64]
-    shared: NDArray[np.int64]
+    lengths: Counts
+    hits: Counts
+    shared: Counts
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all arrays."""
+        return self.lengths.nbytes + self.hits.nbytes + self.shared.nbytes
 
     @classmethod
     def of(cls, trace: Trace, tokens: Ints) -> Spans:
@@ -41,7 +46,7 @@ class Spans:
         shared = np.stack(
             [_agreeing((tokens == tokens[:, one, None]) & there & there[:, one, None]) for one in range(width)], axis=1
         )
-        return cls(there.sum(axis=2), hits, shared)
+        return cls(there.sum(axis=2, dtype=np.int16), hits, shared)
 
     def chains(self) -> StepTable:
         """Return the steps of the longest chains, from which shorter ones are cut."""
@@ -79,8 +84,8 @@ class Spans:
         return Listing.of(*(np.take_along_axis(part.reshape(num, -1), order, axis=1) for part in parts))
 
 
-def _agreeing(equal: NDArray[np.bool_]) -> NDArray[np.int64]:
-    return np.asarray(equal.cumprod(axis=-1, dtype=np.int8).sum(axis=-1))
+def _agreeing(equal: NDArray[np.bool_]) -> Counts:
+    return np.asarray(equal.cumprod(axis=-1, dtype=np.int8).sum(axis=-1, dtype=np.int16))
 
 
 def ngram_spans(trace: Trace, config: SpecConfig, width: int, depth: int) -> Spans:

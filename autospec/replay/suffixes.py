@@ -18,7 +18,7 @@ from autospec.replay.trace import Trace
 
 LEAST_SHARE = 0.05  # below which paths are so many that they are not listed
 _DEPTH, _WIDTH = 16, 8  # one list of paths of this length and width serves all that are smaller
-_MOST_KEPT = 32  # cuts
+_MOST_BYTES = 1 << 26  # of cuts
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,11 @@ class SuffixCut:
     listing: Listing
     shares: NDArray[np.float64]
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of all arrays."""
+        return self.listing.num_bytes + self.shares.nbytes
+
 
 class SuffixLists:
     """Continuations of all suffixes at all positions, those in the text and those in the store.
@@ -46,7 +51,7 @@ class SuffixLists:
 
     def __init__(self, trace: Trace, store: SuffixStore, depth: int = _DEPTH, width: int = _WIDTH) -> None:
         self.depth, self.width = depth, width
-        self._cuts = Kept[SuffixCut](_MOST_KEPT)
+        self._cuts = Kept[SuffixCut](_MOST_BYTES)
         lengths, aboves, paths = list[int](), list[int](), list[list[Continuation]]()
         firsts, wanted = list[int](), list[Sequence[int]]()
         for text, following in _texts(trace, store):
@@ -100,6 +105,12 @@ class SuffixLists:
             padded[rows, columns] = part[own]
             found.append(padded)
         return SuffixCut(Listing(*found[:3]), found[3])
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all arrays, what is cut from them left out."""
+        parts = (self._levels, self._hits, self._above, self._shares, self._least, self._worst, self._owners)
+        return sum(part.nbytes for part in parts)
 
     def stepper(self, config: SpecConfig) -> Stepper:
         """Return the steps of a configuration, which this holds."""

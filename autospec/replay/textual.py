@@ -43,7 +43,9 @@ CHAIN_KNOBS: dict[type, tuple[str, ...]] = {
     RecordedLookahead: ("lookahead_window", "lookahead_ngram"),
 }
 
+MOST_POSITIONS = 1 << 14  # beyond which drafts are made step by step, which takes longer but no memory
 _DEPTH, _WIDTH, _NODES = 16, 8, 32  # what is listed so deep, wide and long serves all that is smaller
+_MOST_WIDTH, _MOST_BYTES = 16, 1 << 26
 
 
 def made_of(source: str, trace: Trace) -> Drafter | None:
@@ -87,15 +89,15 @@ class TextTables:
 
     def __init__(self, trace: Trace, most: NDArray[np.int64]) -> None:
         self._trace, self._most = trace, most
-        self._chains = Kept[StepTable]()
-        self._spans, self._tries, self._trees = Kept[Spans](), Kept[Listing](), Kept[Listing]()
-        self._suffixes = Kept[SuffixLists](4)
+        self._chains, self._spans = Kept[StepTable](_MOST_BYTES), Kept[Spans](_MOST_BYTES)
+        self._tries, self._trees = Kept[Listing](_MOST_BYTES), Kept[Listing](_MOST_BYTES)
+        self._suffixes = Kept[SuffixLists](_MOST_BYTES)
         self._recycled: RecycledTrees | None = None
 
     def has_chains(self, drafter: Drafter | None, config: SpecConfig) -> bool:
         """Return whether `chains` knows what a drafter drafts."""
         if type(drafter) is WarmSuffix:
-            return config.tree_shape == "chain" and config.suffix_min_prob >= LEAST_SHARE
+            return config.tree_shape == "chain" and self._lists(drafter, config)
         return config.tree_shape == "chain" and isinstance(drafter, tuple(CHAIN_KNOBS))
 
     def chains(self, name: str, drafter: Drafter, config: SpecConfig, limits: NDArray[np.int64]) -> StepTable:
@@ -107,7 +109,9 @@ class TextTables:
     def stepper(self, name: str, drafter: Drafter | None, config: SpecConfig) -> Stepper | None:
         """Return the steps of a drafter's trees; None where they are not listed."""
         shape, width = config.tree_shape, config.tree_width
-        if shape == "trie" and type(drafter) is WarmSuffix and config.suffix_min_prob >= LEAST_SHARE:
+        if not self._lists(drafter, config):
+            return None
+        if shape == "trie" and isinstance(drafter, WarmSuffix):
             return self._suffix_stepper(name, drafter, config)
         if shape == "trie" and isinstance(drafter, WarmNgram | RecordedLookahead):
             known = (*self._span_key(drafter, config), width)
@@ -117,9 +121,16 @@ class TextTables:
             return self._recycling_stepper(config)
         return None
 
+    def _lists(self, drafter: Drafter | None, config: SpecConfig) -> bool:
+        """Return whether a drafter's drafts are few enough to be listed."""
+        if self._trace.num_positions > MOST_POSITIONS or config.tree_width > _MOST_WIDTH:
+            return False
+        is_warm = type(drafter) is WarmSuffix and config.suffix_min_prob >= LEAST_SHARE
+        return is_warm or not isinstance(drafter, SuffixDrafter)
+
     def _longest(self, name: str, drafter: Drafter, config: SpecConfig) -> StepTable:
         """Return the steps of the longest chains, from which all shorter ones are cut."""
-        if isinstance(drafter, WarmNgram | RecordedLookahead):
+        if isinstance(drafter, WarmNgram | RecordedLookahead) and self._lists(drafter, config):
             known = self._span_key(drafter, config)
             return self._chains.get(known, lambda: self._spans_of(drafter, config).chains())
         knobs = next(knobs for kind, knobs in CHAIN_KNOBS.items() if isinstance(drafter, kind))

@@ -11,7 +11,7 @@ import pytest
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.drafters import SuffixDrafter
-from autospec.replay import Simulator, Trace, TracePrompt
+from autospec.replay import Simulator, Trace, TracePrompt, textual
 from autospec.replay.following import Follower
 from autospec.replay.keeping import Kept
 from autospec.replay.listing import Listing
@@ -109,15 +109,29 @@ def test_budgets_and_limits_are_cut_from_a_list() -> None:
         assert listing.stepper(budget)(row, np.array([limit]))[:, 0].tolist() == counts
 
 
+@pytest.mark.parametrize("drafter", ["ngram", "suffix", "lookahead"])
+def test_many_positions_are_walked_one_by_one(drafter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace, numbers = random_trace(7), random.Random(drafter)
+    configs = [random_config(numbers, drafter, shape) for shape in ("chain", "trie") for _ in range(4)]
+    listed = [Simulator(trace).replay(config) for config in configs]
+    monkeypatch.setattr(textual, "MOST_POSITIONS", trace.num_positions - 1)
+    monkeypatch.setattr(textual, "lookahead_spans", None)
+    monkeypatch.setattr(textual, "ngram_spans", None)
+    monkeypatch.setattr(textual, "SuffixLists", None)
+    for config, replay in zip(configs, listed, strict=True):
+        np.testing.assert_array_equal(Simulator(trace).replay(config).accepted, replay.accepted)
+
+
 def test_what_was_asked_for_longest_ago_makes_room() -> None:
-    kept, made = Kept[int](2), list[int]()
+    kept, made = Kept[Listing](3 * 6 * 2), list[int]()
 
     def get(key: int) -> int:
-        def make() -> int:
+        def make() -> Listing:
             made.append(key)
-            return -key
+            levels = np.full((1, 3), key)
+            return Listing.of(levels, levels > 0, levels > 0)
 
-        return kept.get(key, make)
+        return int(kept.get(key, make).levels[0, 0])
 
-    assert [get(key) for key in (1, 2, 1, 3, 1, 2)] == [-1, -2, -1, -3, -1, -2]
+    assert [get(key) for key in (1, 2, 1, 3, 1, 2)] == [1, 2, 1, 3, 1, 2]
     assert made == [1, 2, 3, 2]

@@ -42,8 +42,8 @@ class Listing:
     @classmethod
     def of(cls, levels: NDArray[np.int64], hits: NDArray[np.bool_], aboves: NDArray[np.bool_]) -> Self:
         """Make it of what holds for every node."""
-        small = np.asarray(levels, dtype=np.int16)
-        return cls(small, small * hits, small * aboves)
+        small = np.ascontiguousarray(levels, dtype=np.int16)
+        return cls(small, np.ascontiguousarray(small * hits), np.ascontiguousarray(small * aboves))
 
     @property
     def num_bytes(self) -> int:

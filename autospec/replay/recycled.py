@@ -76,4 +76,4 @@ class RecycledTrees:
             own = np.nonzero(grows)[0]
             fresh = slice(1 + width * turn, 1 + width * (turn + 1))
             costs[own, fresh] = cost[own, None] - trace.top_logprobs[rows[turn, own], :width]
-        return Listing.of(*(np.ascontiguousarray(part[1:].T) for part in (levels, hits, aboves)))
+        return Listing.of(levels[1:].T, hits[1:].T, aboves[1:].T)

@@ -2,7 +2,7 @@
 
 Draws 2,000 different configurations of `search_spaces/full.yaml`, records 24 prompts x 64 tokens with all that they
 read, and replays them three times, each time with a new simulator. Recording what is missed is timed
-apart. At least 8,000 configurations a minute are wanted. Takes about five minutes; needs nothing but the package.
+apart. At least 8,000 configurations a minute are wanted. Takes about three minutes; needs nothing but the package.
 """
 
 from __future__ import annotations

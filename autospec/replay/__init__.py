@@ -7,7 +7,8 @@ from autospec.replay.observations import AcceptanceRows, acceptance_rows, rank_a
 from autospec.replay.recorder import RecordedPrompt, Recorder
 from autospec.replay.replayed import Replay
 from autospec.replay.simulator import Simulator
-from autospec.replay.trace import Trace, TracePrompt
+from autospec.replay.texts import TracePrompt
+from autospec.replay.trace import Trace
 
 __all__ = [
     "AcceptanceRows",

@@ -28,8 +28,9 @@ from autospec.replay.budget import NODE_COST, RecordingBudget, num_nodes, plain_
 from autospec.replay.forest import Rows
 from autospec.replay.modelling import Modelling
 from autospec.replay.running import draft_model, rows_of
+from autospec.replay.texts import TracePrompt
 from autospec.replay.textual import TEXT_DRAFTERS
-from autospec.replay.trace import Trace, TracePrompt
+from autospec.replay.trace import Trace
 from autospec.replay.windowing import record_windows
 from autospec.sources import portable_source
 

@@ -14,19 +14,20 @@ from numpy.typing import NDArray
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.costs import CostCurve
-from autospec.engine.drafters import CombinedDrafter, Drafter
+from autospec.engine.drafters import Drafter
 from autospec.errors import ReplayError, ReplayMiss
-from autospec.replay.drafts import Extender, RecordedDrafter, StoredDrafter
+from autospec.replay.casting import Cast
 from autospec.replay.following import Follower
+from autospec.replay.gaps import Gaps
+from autospec.replay.listing import walk_listed
 from autospec.replay.ranking import follow_ranks, grow_paths
 from autospec.replay.recorder import Recorder
 from autospec.replay.replayed import Replay, route_of
 from autospec.replay.shelf import Shelf, wanted_of
 from autospec.replay.tables import StepTable
-from autospec.replay.textual import CHAIN_KNOBS, TEXT_DRAFTERS, ChainTables, drafts_everywhere, lookup_of, made_of
+from autospec.replay.textual import TextTables, drafts_everywhere
 from autospec.replay.trace import Trace
 from autospec.replay.walking import walk_adaptive, walk_heuristic, walk_plain
-from autospec.replay.windowing import RecordedLookahead
 from autospec.rules import ACCEPT_RULES
 
 
@@ -65,11 +66,10 @@ class Simulator:
         self.trace, self.costs, self._recorder = trace, dict(costs or {}), recorder
         given = drafters if drafters is not None or recorder is None else recorder.decoder.drafters
         self.may_record = True
-        self._given = dict(given or {})
-        self._made: dict[tuple[str, str], Drafter | None] = {}
-        self._texts = dict[str, ChainTables]()
+        self.cast = Cast(trace, dict(given or {}))
         self.route = route_of(trace, max_new_tokens, ends)
         self.shelf = Shelf(trace, self.costs, np.maximum(self.route.left - 1, 0))
+        self._texts = TextTables(trace, self.shelf.most)
         self._follower = Follower(trace, self.route, self.costs)
 
     def parts_to_record(self, config: SpecConfig) -> tuple[str, ...]:
@@ -80,26 +80,12 @@ class Simulator:
         """
         if self._recorder is None:
             raise ReplayMiss("what was not recorded can be added by a recorder only, but there is none")
-        found = []
-        for name in config.drafter_names:
-            if isinstance(lookup := self._lookup(name), RecordedLookahead):
-                found.append(f"windows/{config.lookahead_window}")
-            elif lookup is None:
-                found.append(self.key_of(config, name) or name)
-        return tuple(found)
+        return Gaps(self.trace, self.cast, self._recorder).parts(config)
 
     def seconds_to_record(self, configs: Sequence[SpecConfig]) -> float:
         """Return about how long it takes to record what configurations read that read the same parts of the trace."""
-        seconds, recorder = 0.0, self._recorder
-        assert recorder is not None
-        for part in self.parts_to_record(configs[0]):
-            kind, _, size = part.partition("/")
-            if kind == "windows":
-                depth = max(config.lookahead_ngram for config in configs) - 1
-                seconds += recorder.seconds_to_look_ahead(self.trace, int(size), depth)
-            else:
-                seconds += recorder.seconds_to_extend(self.trace, part, configs)
-        return seconds
+        assert self._recorder is not None
+        return Gaps(self.trace, self.cast, self._recorder).seconds(configs)
 
     def record(self, configs: Sequence[SpecConfig]) -> None:
         """Record what configurations would miss, of all of them at once; those that are refused are left out.
@@ -107,7 +93,7 @@ class Simulator:
         Raises:
             ReplayError: It cannot be recorded.
         """
-        self._look_ahead(configs)
+        self._gaps.look_ahead(configs)
         lacking = []
         for config in configs:
             try:
@@ -118,16 +104,16 @@ class Simulator:
             if table.is_missing.any():
                 lacking.append((config, table))
         if lacking:
-            self._extend(lacking)
+            self._gaps.fill(lacking)
 
     @property
-    def _recorder_now(self) -> Recorder | None:
-        return self._recorder if self.may_record else None
+    def _gaps(self) -> Gaps:
+        return Gaps(self.trace, self.cast, self._recorder if self.may_record else None)
 
     @property
     def drafters(self) -> Mapping[str, Drafter]:
         """The drafters that were given, by name; of a trace alone there are none."""
-        return self._given
+        return self.cast.given
 
     def replay(self, config: SpecConfig) -> Replay:
         """Replay one configuration; see `replay_all`."""
@@ -142,7 +128,7 @@ class Simulator:
         """
         for config in configs:
             self._refuse(config)
-        self._look_ahead(configs)
+        self._gaps.look_ahead(configs)
         tables = [self.steps(config) for config in configs]
         if not tables:
             return []
@@ -154,7 +140,7 @@ class Simulator:
         ]
         if any(lacks):
             lacking = [(config, table) for config, table, lack in zip(configs, tables, lacks, strict=True) if lack]
-            self._extend(lacking)
+            self._gaps.fill(lacking)
             added = iter(self.replay_all([config for config, _ in lacking]))
             return [next(added) if one is None else one for one in found]
         return [one for one in found if one is not None]
@@ -164,7 +150,7 @@ class Simulator:
         if config.is_off:
             return StepTable.empty(self.trace.num_positions)
         if not self._is_tabular(config):
-            return self._follower.follow(self._followed(config), config)
+            return self._walked(config)
         if config.stop_rule == "adaptive":
             return self._adaptive(config)
         if config.stop_rule == "heuristic":
@@ -174,23 +160,21 @@ class Simulator:
             return StepTable(*(getattr(tables, one.name)[chosen, places] for one in fields(tables)))
         return self._table(config, config.draft_length)
 
+    def _walked(self, config: SpecConfig) -> StepTable:
+        """Return the steps of what must be walked along: from lists where there are some, else draft by draft."""
+        name = config.drafter_names[0]
+        if len(config.drafter_names) == 1 and self.key_of(config, name) is None:
+            step = self._texts.stepper(name, self.cast.lookup(name), config)
+            if step is not None:
+                return walk_listed(step, config, self.route)
+        drafter = self.cast.followed(config, self.shelf, self._gaps.recorder)
+        return self._follower.follow(drafter, config)
+
     def tables(self, config: SpecConfig) -> StepTable:
         """Return the steps under every draft length up to the configuration's: [draft_length + 1, positions]."""
         if config.tree_paths:
             return StepTable.stack([self._table(config, limit) for limit in range(config.draft_length + 1)])
         return self._table(config, np.arange(config.draft_length + 1)[:, None])
-
-    def _look_ahead(self, configs: Sequence[SpecConfig]) -> None:
-        """Record the windows of lookahead decoding that configurations read, if there is a recorder."""
-        depths: dict[int, int] = {}
-        for config in configs:
-            if any(isinstance(self._lookup(name), RecordedLookahead) for name in config.drafter_names):
-                size = config.lookahead_window
-                depths[size] = max(depths.get(size, 0), config.lookahead_ngram - 1)
-        for size, depth in depths.items():
-            known = self.trace.windows.get(size)
-            if (known is None or known.shape[2] < depth) and self._recorder_now is not None:
-                self._recorder_now.add_windows(self.trace, size, depth)
 
     def _refuse(self, config: SpecConfig) -> None:
         rule = config.accept_rule
@@ -213,53 +197,13 @@ class Simulator:
         if len(config.drafter_names) > 1 and config.combine == "merge":
             return False
         for name in config.drafter_names:
-            if self.key_of(config, name) is None:
-                is_prefix = config.tree_shape == "chain" and isinstance(self._lookup(name), tuple(CHAIN_KNOBS))
-                if not is_prefix:
-                    return False
+            if self.key_of(config, name) is None and not self._texts.has_chains(self.cast.lookup(name), config):
+                return False
         return config.stop_rule != "adaptive" or len(config.drafter_names) == 1
-
-    def _followed(self, config: SpecConfig) -> Drafter:
-        parts = {name: self._part_drafter(config, name) for name in config.drafter_names}
-        for name, part in parts.items():
-            if len(parts) == 1 and config.tree_shape not in part.shapes:
-                raise ReplayError(f"{name!r} drafts the shapes {list(part.shapes)}, but got {config.tree_shape!r}")
-        return CombinedDrafter(parts, config.combine) if len(parts) > 1 else next(iter(parts.values()))
-
-    def _part_drafter(self, config: SpecConfig, name: str) -> Drafter:
-        extend: Extender | None = None
-        if (recorder := self._recorder_now) is not None:
-
-            def extend(key: str, wanted: SpecConfig, limit: int) -> None:
-                recorder.extend(self.trace, key, [wanted], np.arange(self.trace.num_positions), limit)
-
-        if (key := self.key_of(config, name)) is not None:
-            return RecordedDrafter(self.shelf, key, extend)
-        if (lookup := self._lookup(name)) is not None:
-            return lookup
-        given = self._given.get(name)
-        stored = {one.config.tree_shape for key, one in self.trace.drafts.items() if key.partition("#")[0] == name}
-        if given is None and not stored:
-            raise ReplayError(f"a drafter must be recorded or given, but {name!r} is neither")
-        of = (False, tuple(sorted(stored))) if given is None else (given.has_probs, given.shapes)
-        return StoredDrafter(self.trace, name, extend, of)
-
-    def _lookup(self, name: str) -> Drafter | None:
-        """Return a drafter that only looks text up; None for others."""
-        source = self.trace.sources.get(name, "")
-        known = (name, source)
-        if known not in self._made:
-            given = self._given.get(name)
-            if given is None:
-                self._made[known] = made_of(source, self.trace)
-            else:
-                is_text = isinstance(given, TEXT_DRAFTERS)
-                self._made[known] = lookup_of(given, self.trace, name) if is_text else None
-        return self._made[known]
 
     def key_of(self, config: SpecConfig, name: str) -> str | None:
         """Return under which name a drafter was recorded; None where its rows were not."""
-        return self.trace.key_of(name, config.exit_layer, config.draft_temperature)
+        return self.cast.key_of(config, name)
 
     def _table(self, config: SpecConfig, limit: int | NDArray[np.int64]) -> StepTable:
         parts = [self.part(config, name, limit) for name in config.drafter_names]
@@ -295,13 +239,11 @@ class Simulator:
         return StepTable(*(getattr(table, one.name)[limits, places] for one in fields(table)))
 
     def _looked_up(self, config: SpecConfig, name: str, limits: NDArray[np.int64]) -> StepTable:
-        if (lookup := self._lookup(name)) is None:
+        if (lookup := self.cast.lookup(name)) is None:
             raise ReplayError(f"a drafter must be recorded position by position or look text up, but got {name!r}")
-        if not isinstance(lookup, tuple(CHAIN_KNOBS)) or config.tree_shape != "chain":
+        if not self._texts.has_chains(lookup, config):
             return drafts_everywhere(self.trace, lookup, config, limits)
-        if name not in self._texts:
-            self._texts[name] = ChainTables(self.trace, lookup)
-        return self._texts[name].table(config, limits)
+        return self._texts.chains(name, lookup, config, limits)
 
     def _adaptive(self, config: SpecConfig) -> StepTable:
         key = self.key_of(config, config.drafter)
@@ -317,30 +259,6 @@ class Simulator:
         counts = {name: getattr(table, name)[places] for name in names}
         prompts, contexts = self.trace.prompt_of[places], self.trace.contexts[places]
         return Replay(config, prompts, contexts, dropped=self._dropped(places, counts["accepted"]), **counts)
-
-    def _extend(self, lacking: Sequence[tuple[SpecConfig, StepTable]]) -> None:
-        """Record what configurations draft where something is missing; they are batched by drafter.
-
-        What cannot be recorded must not be tried for ever.
-        """
-        first = lacking[0][0].short()
-        recorder = self._recorder_now
-        if recorder is None:
-            raise ReplayMiss(
-                f"every draft that is reached must be recorded, but those of {first} at "
-                f"{int(lacking[0][1].is_missing.sum())} positions are not"
-            )
-        by_key: dict[str, dict[SpecConfig, NDArray[np.bool_]]] = {}
-        for config, table in lacking:
-            keys = [key for name in config.drafter_names if (key := self.key_of(config, name)) is not None]
-            for key in keys:
-                by_key.setdefault(key, {})[config] = table.is_missing
-        before = [(self.trace.forests[key].num_nodes, id(self.trace.drawn.get(key))) for key in by_key]
-        for key, missing in by_key.items():
-            positions = np.nonzero(np.any(list(missing.values()), axis=0))[0]
-            recorder.extend(self.trace, key, list(missing), positions, max(one.draft_length for one in missing))
-        if before == [(self.trace.forests[key].num_nodes, id(self.trace.drawn.get(key))) for key in by_key]:
-            raise ReplayMiss(f"every draft that is reached must be recorded, but those of {first} cannot be")
 
     def _dropped(self, places: NDArray[np.int64], accepted: NDArray[np.int16]) -> NDArray[np.int64]:
         """Return how many tokens each prompt's last step wrote behind the end of its output."""

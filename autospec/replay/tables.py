@@ -56,6 +56,11 @@ class StepTable:
         counts = {one.name: np.zeros(shape, dtype=np.int16) for one in fields(cls)[:-1]}
         return cls(**counts, is_missing=np.zeros(shape, dtype=np.bool_))
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of all arrays."""
+        return sum(int(getattr(self, one.name).nbytes) for one in fields(self))
+
     @classmethod
     def stack(cls, tables: list[StepTable]) -> Self:
         """Put tables on top of each other: [tables, ..., positions]."""

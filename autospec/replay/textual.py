@@ -5,10 +5,12 @@ The drafters of the engine do it, so there is nothing here to differ from them.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 
-from autospec.config import SamplingParams, SpecConfig
+from autospec.config import MAX_DRAFT_LENGTH, SamplingParams, SpecConfig
 from autospec.engine.cache import KVCache
 from autospec.engine.drafters import (
     DatastoreDrafter,
@@ -23,7 +25,12 @@ from autospec.engine.drafters.suffix import SuffixStore
 from autospec.engine.termination import Stopping
 from autospec.errors import ReplayError
 from autospec.replay.drafts import FollowsRows, RecordedRecycling, WarmNgram, WarmSuffix
-from autospec.replay.tables import StepTable
+from autospec.replay.keeping import Kept
+from autospec.replay.listing import Listing, Stepper, listed_steps
+from autospec.replay.recycled import RecycledTrees
+from autospec.replay.spans import Spans, lookahead_spans, ngram_spans
+from autospec.replay.suffixes import LEAST_SHARE, SuffixLists
+from autospec.replay.tables import Counts, StepTable
 from autospec.replay.trace import Trace
 from autospec.replay.windowing import RecordedLookahead
 
@@ -35,6 +42,10 @@ CHAIN_KNOBS: dict[type, tuple[str, ...]] = {
     RecordedRecycling: (),
     RecordedLookahead: ("lookahead_window", "lookahead_ngram"),
 }
+
+MOST_POSITIONS = 1 << 14  # beyond which drafts are made step by step, which takes longer but no memory
+_DEPTH, _WIDTH, _NODES = 16, 8, 32  # what is listed so deep, wide and long serves all that is smaller
+_MOST_WIDTH, _MOST_BYTES = 16, 1 << 26
 
 
 def made_of(source: str, trace: Trace) -> Drafter | None:
@@ -68,26 +79,110 @@ def lookup_of(drafter: Drafter, trace: Trace, name: str) -> Drafter:
     return WarmNgram() if type(drafter) is NgramDrafter else drafter
 
 
-class ChainTables:
-    """The longest chains of one drafter at every position, from which all shorter ones are cut.
+class TextTables:
+    """Drafts that are functions of the text, at every position, computed once for all configurations that share them.
 
     Args:
         trace: The texts.
-        drafter: One of `CHAIN_KNOBS`.
+        most: [positions] longest draft that could be used there.
     """
 
-    def __init__(self, trace: Trace, drafter: Drafter) -> None:
-        self._trace, self._drafter = trace, drafter
-        self._knobs = next(knobs for kind, knobs in CHAIN_KNOBS.items() if isinstance(drafter, kind))
-        self._kept: dict[tuple[object, ...], StepTable] = {}
+    def __init__(self, trace: Trace, most: NDArray[np.int64]) -> None:
+        self._trace, self._most = trace, most
+        self._chains, self._spans = Kept[StepTable](_MOST_BYTES), Kept[Spans](_MOST_BYTES)
+        self._tries, self._trees = Kept[Listing](_MOST_BYTES), Kept[Listing](_MOST_BYTES)
+        self._suffixes = Kept[SuffixLists](_MOST_BYTES)
+        self._recycled: RecycledTrees | None = None
 
-    def table(self, config: SpecConfig, limits: NDArray[np.int64]) -> StepTable:
-        """Return the steps of chains with limits [positions]."""
-        key = tuple(getattr(config, knob) for knob in self._knobs)
-        if key not in self._kept:
-            longest = np.maximum(self._trace.left() - 1, 0)
-            self._kept[key] = drafts_everywhere(self._trace, self._drafter, config, longest)
-        return self._kept[key].cut(limits)
+    def has_chains(self, drafter: Drafter | None, config: SpecConfig) -> bool:
+        """Return whether `chains` knows what a drafter drafts."""
+        if type(drafter) is WarmSuffix:
+            return config.tree_shape == "chain" and self._lists(drafter, config)
+        return config.tree_shape == "chain" and isinstance(drafter, tuple(CHAIN_KNOBS))
+
+    def chains(self, name: str, drafter: Drafter, config: SpecConfig, limits: NDArray[np.int64]) -> StepTable:
+        """Return the steps of chains with limits [..., positions]."""
+        if isinstance(drafter, SuffixDrafter):
+            return listed_steps(self._suffix_stepper(name, drafter, config), limits)
+        return self._longest(name, drafter, config).cut(limits)
+
+    def stepper(self, name: str, drafter: Drafter | None, config: SpecConfig) -> Stepper | None:
+        """Return the steps of a drafter's trees; None where they are not listed."""
+        shape, width = config.tree_shape, config.tree_width
+        if not self._lists(drafter, config):
+            return None
+        if shape == "trie" and isinstance(drafter, WarmSuffix):
+            return self._suffix_stepper(name, drafter, config)
+        if shape == "trie" and isinstance(drafter, WarmNgram | RecordedLookahead):
+            known = (*self._span_key(drafter, config), width)
+            trie = self._tries.get(known, lambda: self._spans_of(drafter, config).trie(width))
+            return trie.stepper(config.tree_nodes)
+        if shape == "best_first" and isinstance(drafter, RecordedRecycling):
+            return self._recycling_stepper(config)
+        return None
+
+    def _lists(self, drafter: Drafter | None, config: SpecConfig) -> bool:
+        """Return whether a drafter's drafts are few enough to be listed."""
+        if self._trace.num_positions > MOST_POSITIONS or config.tree_width > _MOST_WIDTH:
+            return False
+        is_warm = type(drafter) is WarmSuffix and config.suffix_min_prob >= LEAST_SHARE
+        return is_warm or not isinstance(drafter, SuffixDrafter)
+
+    def _longest(self, name: str, drafter: Drafter, config: SpecConfig) -> StepTable:
+        """Return the steps of the longest chains, from which all shorter ones are cut."""
+        if isinstance(drafter, WarmNgram | RecordedLookahead) and self._lists(drafter, config):
+            known = self._span_key(drafter, config)
+            return self._chains.get(known, lambda: self._spans_of(drafter, config).chains())
+        knobs = next(knobs for kind, knobs in CHAIN_KNOBS.items() if isinstance(drafter, kind))
+        known = (name, *(getattr(config, knob) for knob in knobs))
+        return self._chains.get(known, lambda: drafts_everywhere(self._trace, drafter, config, self._whole))
+
+    @property
+    def _whole(self) -> NDArray[np.int64]:
+        return np.maximum(self._trace.left() - 1, 0)
+
+    def _span_key(self, drafter: WarmNgram | RecordedLookahead, config: SpecConfig) -> tuple[object, ...]:
+        width = max(config.tree_width, _WIDTH)
+        if isinstance(drafter, RecordedLookahead):
+            return "lookahead", config.lookahead_window, config.lookahead_ngram, width, 0
+        depth = _DEPTH if config.draft_length <= _DEPTH else MAX_DRAFT_LENGTH
+        return "ngram", config.ngram_min, config.ngram_max, width, depth
+
+    def _spans_of(self, drafter: WarmNgram | RecordedLookahead, config: SpecConfig) -> Spans:
+        known = self._span_key(drafter, config)
+        _, _, _, width, depth = known
+        assert isinstance(width, int)
+        assert isinstance(depth, int)
+        if isinstance(drafter, RecordedLookahead):
+            return self._spans.get(known, lambda: lookahead_spans(self._trace, drafter, config, width))
+        return self._spans.get(known, lambda: ngram_spans(self._trace, config, width, depth))
+
+    def _suffix_stepper(self, name: str, drafter: SuffixDrafter, config: SpecConfig) -> Stepper:
+        depth = _DEPTH if config.draft_length <= _DEPTH else MAX_DRAFT_LENGTH
+        width = _WIDTH if config.tree_shape == "chain" else max(config.tree_width, _WIDTH)
+        lists = self._suffixes.get((name, depth, width), lambda: SuffixLists(self._trace, drafter.store, depth, width))
+        return lists.stepper(config)
+
+    def _recycling_stepper(self, config: SpecConfig) -> Stepper:
+        if self._recycled is None:
+            self._recycled = RecycledTrees(self._trace, self._most)
+        trees, width, budget = self._recycled, config.tree_width, max(config.tree_nodes, _NODES)
+
+        def step(places: NDArray[np.int64], limits: NDArray[np.int64]) -> Counts:
+            counts = np.zeros((4, len(places)), dtype=np.int16)
+            budgets = np.full(len(places), config.tree_nodes)
+            # A tree that is shorter only because the output ends is among those of the longer limit.
+            asked = np.where(limits < self._most[places], limits, config.draft_length)
+            for limit in np.unique(asked[limits > 0]).tolist():
+                own = (asked == limit) & (limits > 0)
+                listing = self._trees.get(
+                    (width, limit, budget), functools.partial(trees.listing, width, limit, budget)
+                )
+                kept = listing.kept(places[own], limits[own], budgets[own])
+                counts[:, own] = listing.counts(places[own], kept)
+            return counts
+
+        return step
 
 
 def drafts_everywhere(trace: Trace, drafter: Drafter, config: SpecConfig, limits: NDArray[np.int64]) -> StepTable:

@@ -1,6 +1,6 @@
 """A trace: what the target wrote, what it thought there, and what each drafter would have drafted at every position.
 
-Tensors in safetensors, the rest in JSON beside them; opened as a memory map, named by its content. Knows no model.
+Named by its content; its files are those of `autospec.replay.storing`. Knows no model.
 """
 
 from __future__ import annotations
@@ -9,50 +9,25 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.errors import ReplayError, ReplayMiss
-from autospec.files import FileKind
 from autospec.replay.forest import Draft, DraftForest, DraftStore, Drawn, Floats, Ints, Rows
+from autospec.replay.storing import TraceFolder
+from autospec.replay.texts import Texts, TracePrompt
 
 SCHEMA_VERSION = 2
-TENSORS, HEADER = "trace.safetensors", "trace.json"
 _ROWS, _LINKS = ("tokens", "logprobs", "entropies"), ("children", "parents", "ranks", "caps")
-_DTYPES = {"I32": np.dtype("<i4"), "F32": np.dtype("<f4")}
-
-
-@dataclass(frozen=True, slots=True)
-class TracePrompt:
-    """One recorded text.
-
-    Args:
-        prompt_id: Unique within the trace.
-        category: Of the workload.
-        seed: It was sampled with.
-        num_prompt: Tokens of the rendered prompt.
-        num_new: Tokens the target wrote, an end-of-text token not ending them.
-    """
-
-    prompt_id: str
-    category: str
-    seed: int
-    num_prompt: int
-    num_new: int
 
 
 @dataclass(frozen=True)
-class Trace:
+class Trace(Texts):
     """What was recorded.
-
-    A position is a place in an output where a step can begin: behind the first token, which comes from the prefill,
-    and behind every later one but the last. Positions of all prompts are numbered through.
 
     Args:
         target: Name of the target.
@@ -88,37 +63,6 @@ class Trace:
     target_probs: Floats = field(default_factory=lambda: np.zeros(0, dtype=np.float32))
     default_exit: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
-
-    @cached_property
-    def text_starts(self) -> NDArray[np.int64]:
-        """Where each text begins, and where the last one ends: [prompts + 1]."""
-        return np.cumsum([0, *(prompt.num_prompt + prompt.num_new for prompt in self.prompts)])
-
-    @cached_property
-    def position_starts(self) -> NDArray[np.int64]:
-        """Each prompt's first position, and the number of all: [prompts + 1]."""
-        return np.cumsum([0, *(prompt.num_new - 1 for prompt in self.prompts)])
-
-    @property
-    def num_positions(self) -> int:
-        """Number of all positions."""
-        return int(self.position_starts[-1])
-
-    @cached_property
-    def prompt_of(self) -> NDArray[np.int64]:
-        """Which prompt each position belongs to: [positions]."""
-        return np.repeat(np.arange(len(self.prompts)), np.diff(self.position_starts))
-
-    @cached_property
-    def contexts(self) -> NDArray[np.int64]:
-        """Tokens of the text before each position: [positions]."""
-        within = np.arange(self.num_positions) - self.position_starts[self.prompt_of]
-        return within + 1 + np.array([prompt.num_prompt for prompt in self.prompts], dtype=np.int64)[self.prompt_of]
-
-    @cached_property
-    def next_tokens(self) -> Ints:
-        """What the target wrote at each position: [positions]."""
-        return np.asarray(self.text[self.text_starts[self.prompt_of] + self.contexts])
 
     def key_of(self, drafter: str, exit_layer: int = 0, temperature: float = -1.0) -> str | None:
         """Return under which name a drafter was recorded; None where no draft of it was.
@@ -158,37 +102,6 @@ class Trace:
         knobs = replace(config, accept_rule="exact", stop_rule=stop_rule)
         key = f"{config.drafter}#{knobs.config_hash}"
         return self.drafts.setdefault(key, DraftStore(knobs)).drafts
-
-    def left(self, max_new_tokens: int | None = None) -> NDArray[np.int64]:
-        """Return how many tokens remain to be written at each position, 0 or fewer behind the end: [positions].
-
-        Raises:
-            ReplayError: More tokens than were recorded.
-        """
-        lengths = np.array([prompt.num_new for prompt in self.prompts], dtype=np.int64)
-        if max_new_tokens is not None:
-            if max_new_tokens > lengths.min(initial=max_new_tokens):
-                raise ReplayError(
-                    f"`max_new_tokens` must be at most what was recorded, {lengths.min()}, but got {max_new_tokens}"
-                )
-            lengths[:] = max_new_tokens
-        emitted = np.arange(self.num_positions) - self.position_starts[self.prompt_of] + 1
-        return np.asarray(lengths[self.prompt_of] - emitted)
-
-    def prompt_ids(self, row: int) -> list[int]:
-        """Return the tokens of a prompt."""
-        start = int(self.text_starts[row])
-        return self._ids[start : start + self.prompts[row].num_prompt]
-
-    def output_ids(self, row: int) -> list[int]:
-        """Return what the target wrote."""
-        start, end = int(self.text_starts[row]) + self.prompts[row].num_prompt, int(self.text_starts[row + 1])
-        return self._ids[start:end]
-
-    @cached_property
-    def _ids(self) -> list[int]:
-        ids: list[int] = self.text.tolist()
-        return ids
 
     @property
     def tensors(self) -> dict[str, NDArray[Any]]:
@@ -250,15 +163,8 @@ class Trace:
             ReplayError: It cannot be written.
         """
         own = Path(folder) / self.content_hash
-        try:
-            own.mkdir(parents=True, exist_ok=True)
-            if not (own / HEADER).exists():
-                save_file({name: np.ascontiguousarray(array) for name, array in self.tensors.items()}, own / TENSORS)
-                values = {**self.header, "content_hash": own.name, "seconds": self.seconds}
-                # Last, and whole or not at all: a folder with a header is a trace.
-                FileKind("a trace", ReplayError).write(own / HEADER, json.dumps(values, indent=1) + "\n")
-        except OSError as error:
-            raise ReplayError(f"a trace must go where files can be written, but: {error}") from error
+        values = {**self.header, "content_hash": own.name, "seconds": self.seconds}
+        TraceFolder(own).write(values, self.tensors)
         return own
 
     @classmethod
@@ -270,14 +176,14 @@ class Trace:
         """
         path = Path(folder)
         try:
-            values = json.loads((path / HEADER).read_text(encoding="utf-8"))
+            values = TraceFolder(path).header()
             version = values["schema_version"]
             if version != SCHEMA_VERSION:
                 raise ReplayError(
                     f"a trace must be of version {SCHEMA_VERSION}, but `{path}` is of {version}: "
                     "a guided `tune` records another"
                 )
-            trace = cls._of(values, _mapped(path / TENSORS))
+            trace = cls._of(values, TraceFolder(path).arrays())
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ReplayError(f"a trace must be a folder that was recorded whole, but `{path}`: {error}") from error
         if trace.content_hash != values["content_hash"]:
@@ -314,20 +220,3 @@ class Trace:
             default_exit=values["default_exit"],
             seconds=dict(values["seconds"]),
         )
-
-
-def _mapped(path: Path) -> dict[str, NDArray[Any]]:
-    """Map the arrays of a safetensors file: eight bytes with the header's length, a JSON header, then the data."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    # As plain arrays over the map, whose elements are read several times as fast.
-    data = np.asarray(np.memmap(path, dtype=np.uint8, mode="r", offset=8 + length))
-    arrays = {}
-    for name, entry in header.items():
-        if name != "__metadata__":
-            start, end = entry["data_offsets"]
-            if end > data.size:
-                raise ValueError(f"`{path.name}` was cut short")
-            arrays[name] = data[start:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    return arrays

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from autospec.config import SpecConfig
+from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.cache import KVCache
-from autospec.engine.drafters import LookaheadDrafter
+from autospec.engine.drafters import DraftPlan, LookaheadDrafter
 from autospec.engine.drafters.lookahead import WINDOWS_AT_ONCE, iterate
 from autospec.engine.model import CausalLM
+from autospec.engine.termination import Stopping
 from autospec.errors import ReplayMiss
 from autospec.replay.forest import Ints
 from autospec.replay.trace import Trace
@@ -35,6 +36,15 @@ class RecordedLookahead(LookaheadDrafter):
     def begin(self, row: int) -> None:
         """See `FollowsRows`."""
         self._row = row
+
+    def pools(self, row: int, config: SpecConfig) -> Iterator[list[tuple[int, ...]]]:
+        """Yield what followed the last token in the pool, the newest first, at every position of a text."""
+        self.begin(row)
+        prompt, output = self._trace.prompt_ids(row), self._trace.output_ids(row)
+        self.start(prompt, DraftPlan(config, SamplingParams(), 0, len(prompt), Stopping(config), KVCache(1)))
+        for token in output[:-1]:
+            self.commit([token])
+            yield self._found()
 
     def _own(self, config: SpecConfig) -> Ints:
         """Return what the windows of this text hold: [windows, size, tokens]."""

@@ -64,8 +64,7 @@ class LookaheadDrafter(ForkedByCopy):
         config = self._plan.config
         if max_length < 1:
             return empty_tree()
-        self._look_ahead(config)
-        found = [tail[:max_length] for tail in reversed(self._pool.get(self._text[-1], ()))]
+        found = [tail[:max_length] for tail in self._found()]
         if config.tree_shape == "trie":
             trie = Trie()
             for rank, tail in enumerate(found[: config.tree_width]):
@@ -76,6 +75,11 @@ class LookaheadDrafter(ForkedByCopy):
 
     def commit(self, token_ids: Sequence[int], trail: Trail | None = None) -> None:
         self._text.extend(token_ids)
+
+    def _found(self) -> list[tuple[int, ...]]:
+        """Return what followed the last token in the pool, the newest first."""
+        self._look_ahead(self._plan.config)
+        return list(reversed(self._pool.get(self._text[-1], ())))
 
     def _look_ahead(self, config: SpecConfig) -> None:
         """Take in the windows that are due: they begin at tokens of the text and end within the target's length."""

@@ -12,8 +12,9 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -141,30 +142,72 @@ class SuffixDrafter(ForkedByCopy):
 
     def _budget(self, length: int, max_length: int) -> int:
         most = max_length if self._config.tree_shape == "chain" else self._config.tree_nodes
-        return min(most, int(self._config.suffix_factor * length + _ROUNDING))
+        return min(most, token_budget(self._config, length))
 
     def _grown(self, automaton: SuffixAutomaton, state: int, budget: int, max_length: int) -> _Candidate:
         """Take the paths of the largest share, at most `budget` tokens and `max_length` along a path."""
         width = 1 if self._config.tree_shape == "chain" else self._config.tree_width
-        least = self._config.suffix_min_prob
-        made, order = _Candidate(), 0
-        frontier = [(-1.0, 0, state, -1, 0, -1)]  # (-share of the path, order, state, parent, depth, token)
-        while frontier and len(made.parents) < budget:
-            minus_share, _, state, node, depth, token = heapq.heappop(frontier)
-            if depth:
-                made.token_ids.append(token)
-                made.parents.append(node)
-                made.score -= minus_share
-                node = len(made.parents) - 1
-            if depth == max_length:
-                continue
-            total, following = _following(automaton, state, width)
-            for token, child in following:
-                share = -minus_share * automaton.count[child] / total
-                if share >= least:
-                    order += 1
-                    heapq.heappush(frontier, (-share, order, child, node, depth + 1, token))
+        made = _Candidate()
+        for node in islice(continuations(automaton, state, width, self._config.suffix_min_prob, max_length), budget):
+            made.token_ids.append(node.token)
+            made.parents.append(node.parent)
+            made.score += node.share
         return made
+
+
+def token_budget(config: SpecConfig, length: int) -> int:
+    """Return how many tokens a suffix of so many allows."""
+    return int(config.suffix_factor * length + _ROUNDING)
+
+
+class Continuation(NamedTuple):
+    """A token of what followed a substring.
+
+    Args:
+        share: Of the path to it, among all that followed.
+        token: Its id.
+        parent: Number of the one before it, as they are yielded; -1 where it follows the substring itself.
+        depth: From 1.
+        rank: Among what followed the one before it, from 0.
+    """
+
+    share: float
+    token: int
+    parent: int
+    depth: int
+    rank: int
+
+
+def continuations(
+    automaton: SuffixAutomaton, state: int, width: int, least: float, max_length: int
+) -> Iterator[Continuation]:
+    """Yield what followed a state, the paths of the largest share first, those seen first of equals.
+
+    What a smaller width, a larger share or a shorter length leaves over comes in the same order: which paths come
+    before a path does not depend on others.
+
+    Args:
+        automaton: Of the state.
+        state: Where to begin.
+        width: Most tokens behind one path, those that most often followed.
+        least: Smallest share of a path.
+        max_length: Longest path.
+    """
+    order, num = 0, 0
+    frontier = [(-1.0, 0, state, -1, 0, -1, 0)]  # (-share of the path, order, state, parent, depth, token, rank)
+    while frontier:
+        minus_share, _, state, node, depth, token, rank = heapq.heappop(frontier)
+        if depth:
+            yield Continuation(-minus_share, token, node, depth, rank)
+            node, num = num, num + 1
+        if depth == max_length:
+            continue
+        total, following = _following(automaton, state, width)
+        for place, (token, child) in enumerate(following):
+            share = -minus_share * automaton.count[child] / total
+            if share >= least:
+                order += 1
+                heapq.heappush(frontier, (-share, order, child, node, depth + 1, token, place))
 
 
 def _following(automaton: SuffixAutomaton, state: int, width: int) -> tuple[int, list[tuple[int, int]]]:

@@ -126,8 +126,8 @@ class StepStats:
         position_accepted: How often position i was accepted.
         prefill_seconds: Prompt through the target (and through the drafter, as part of its first draft: see
             `draft_seconds`), up to the first token.
-        draft_seconds: Spent in drafters, their prefill included.
-        verify_seconds: Spent in target forwards after the prefill.
+        draft_seconds: Spent in drafters, their prefill included; in a batch a row has an equal part of each step's.
+        verify_seconds: Spent in target forwards after the prefill; in a batch as `draft_seconds`.
         accept_seconds: Spent in accepting and committing.
         total_seconds: The whole call for this prompt.
         gap_seconds: Of each step, how long after the tokens before them its own came, all of them at once: the

@@ -77,9 +77,7 @@ class Batch:
         drafted = self._now()
         answers = self._verify(sessions, asked)
         verified = self._now()
-        for session in sessions:  # all waited for all
-            session.stats.draft_seconds += drafted - started
-            session.stats.verify_seconds += verified - drafted
+        _share_out(sessions, drafted - started, verified - drafted)
         settled = []
         for session, tree, (logits, hidden) in zip(sessions, trees, answers, strict=True):
             settled.append((session, session.settle(tree, logits, hidden, self._now())))
@@ -101,6 +99,20 @@ class Batch:
             (logits, None if hidden is None else _chosen(hidden, layers, session.hidden_layers))
             for session, (logits, hidden) in zip(sessions, answers, strict=True)
         ]
+
+
+def _share_out(sessions: list[Session], draft_seconds: float, verify_seconds: float) -> None:
+    """Give every row its part of a step, so that sums over rows are the batch's time.
+
+    Rows without a drafter draft nothing; where none has one, there is no draft to speak of, as in the plain loop.
+    """
+    drafting = [session for session in sessions if session.drafter is not None]
+    if not drafting:
+        draft_seconds, verify_seconds = 0.0, draft_seconds + verify_seconds
+    for session in drafting:
+        session.stats.draft_seconds += draft_seconds / len(drafting)
+    for session in sessions:
+        session.stats.verify_seconds += verify_seconds / len(sessions)
 
 
 def _chosen(hidden: Tensor, layers: tuple[int, ...], wanted: tuple[int, ...]) -> Tensor | None:

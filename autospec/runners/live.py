@@ -51,7 +51,7 @@ class _Timed:
 
     @property
     def stats(self) -> StepStats:
-        """Counts and seconds of all of them; phases that rows wait for together count for each."""
+        """Counts and seconds of all of them; a batch shares out drafts and forwards among its rows."""
         if len(self.generations) == 1:
             return self.generations[0].stats
         total = StepStats()

@@ -25,7 +25,10 @@ _LINE_ERRORS = (ValueError, TypeError, KeyError, MeasurementError)
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A configuration that could not be measured; it is never measured again.
+    """A configuration that could not be measured; it is not measured again where that would fail as well.
+
+    One that failed alone fails in every batch. One that failed beside others, for lack of memory or in what a drafter
+    does for several rows, fails in larger batches, and says nothing of smaller ones.
 
     Args:
         config: Which.
@@ -33,6 +36,7 @@ class Failure:
         stage: `search`, `finalist` or `confirm`.
         trial: Number of the trial.
         reason: What went wrong.
+        num_outputs: Prompts that were decoded side by side.
     """
 
     config: SpecConfig
@@ -40,6 +44,7 @@ class Failure:
     stage: str
     trial: int
     reason: str
+    num_outputs: int = 1
 
     def __str__(self) -> str:
         where = _STAGES.get(self.stage, self.stage)
@@ -108,9 +113,10 @@ class MeasurementLog:
         """Return a measurement that was already made, or None."""
         return self._by_key.get((config.config_hash, prompt_id, stage, repeat))
 
-    def failure_of(self, config: SpecConfig) -> Failure | None:
-        """Return why a configuration cannot be measured, or None."""
-        return next((one for one in self.failures if one.config == config), None)
+    def failure_of(self, config: SpecConfig, num_outputs: int = 1) -> Failure | None:
+        """Return why a configuration cannot be measured with so many prompts side by side, or None."""
+        known = (one for one in self.failures if one.config == config)
+        return next((one for one in known if one.num_outputs <= num_outputs), None)
 
     def append(self, measurement: Measurement) -> None:
         """Add a measurement.

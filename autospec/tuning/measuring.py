@@ -43,16 +43,17 @@ class Measurer:
         """Return a measurement, made now or before.
 
         Raises:
-            ConfigurationFailed: It could not be made; this is recorded, and the configuration is not tried again.
+            ConfigurationFailed: It could not be made; this is recorded, and the configuration is not tried again, in
+                batches of this size or larger.
             AutospecError: The prompt could not be rendered or the baseline not measured.
         """
         known = self.log.find(config, prompt.prompt_id, stage, repeat)
         if known is None:
             try:
-                self._refuse_failed(config)
+                self._refuse_failed(config, prompt)
                 known = self._measure_now(config, prompt, stage, trial, repeat)
             except ConfigurationFailed:
-                self._tell_failure(config, stage)
+                self._tell_failure(config, prompt, stage)
                 raise
             self.log.append(known)
         self._on_event(Measured(known))
@@ -81,14 +82,14 @@ class Measurer:
         """Return the seconds of all phases."""
         return sum(self.wall_seconds().values())
 
-    def _refuse_failed(self, config: SpecConfig) -> None:
-        failure = self.log.failure_of(config)
+    def _refuse_failed(self, config: SpecConfig, prompt: Prompt) -> None:
+        failure = self.log.failure_of(config, _num_outputs(prompt))
         if failure is not None:
             raise ConfigurationFailed(failure.reason)
 
-    def _tell_failure(self, config: SpecConfig, stage: str) -> None:
+    def _tell_failure(self, config: SpecConfig, prompt: Prompt, stage: str) -> None:
         """Warn of a failure; in the search the line of the trial does."""
-        failure = self.log.failure_of(config)
+        failure = self.log.failure_of(config, _num_outputs(prompt))
         if failure is not None and stage != "search":
             self._on_event(Warned(str(failure)))
 
@@ -101,8 +102,12 @@ class Measurer:
             if config.is_off:
                 raise
             reason = f"{type(error).__name__}: {error}"
-            self.log.append_failure(Failure(config, prompt.prompt_id, stage, trial, reason))
+            self.log.append_failure(Failure(config, prompt.prompt_id, stage, trial, reason, _num_outputs(prompt)))
             raise ConfigurationFailed(reason) from error
+
+
+def _num_outputs(prompt: Prompt) -> int:
+    return 1 + len(prompt.companions)
 
 
 def count_repeats(log: MeasurementLog, config: SpecConfig, before: int) -> int:

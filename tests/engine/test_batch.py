@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -153,6 +154,35 @@ def test_the_cache_of_every_row_is_that_of_a_fresh_prefill(world: World) -> None
         for layer, keys in session.cache.keys.items():
             own = keys[:, :, : session.cache.length]
             torch.testing.assert_close(own, fresh.keys[layer][:, :, : fresh.length], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("drafting", "draft", "verify"),
+    [
+        ((True, True, True, True), 1 / 4, 1 / 4),
+        ((True, False, True, False), 1 / 2, 1 / 4),
+        ((False, False, False, False), 0.0, 2 / 4),  # as in the plain loop, where all is the target's
+    ],
+)
+def test_the_seconds_of_a_step_are_shared_out(
+    world: World, drafting: tuple[bool, ...], draft: float, verify: float
+) -> None:
+    ticks = itertools.count()  # every reading is a second after the one before
+    batch, drafters = Batch(world.target, 4, 64, now=lambda: float(next(ticks))), NgramDrafter().fork(4)
+    sessions = []
+    for row, drafter in enumerate(drafters):
+        job = Job(tuple(PROMPTS[row]), SpecConfig("ngram", 3), GREEDY, 0, NUM_TOKENS)
+        session, _ = batch.join(row, drafter if drafting[row] else None, job)
+        if drafting[row]:
+            session.start_drafter()
+        session.stats.draft_seconds = 0.0  # of its start
+        sessions.append(session)
+    for _ in range(2):
+        batch.step()
+    for drafts, session in zip(drafting, sessions, strict=True):
+        assert session.stats.draft_seconds == (2 * draft if drafts else 0.0)
+        assert session.stats.verify_seconds == 2 * verify
+        assert session.stats.accept_seconds == 2.0  # one after the other, each its own
 
 
 def test_drafts_that_grow_side_by_side_take_one_forward_a_depth(table_model: Any, table: Any, make_plan: Any) -> None:

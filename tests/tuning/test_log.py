@@ -40,6 +40,19 @@ def test_what_was_appended_is_read_back(tmp_path: Path, measured: list[Measureme
     assert read_measurements(path) == measured
 
 
+def test_what_failed_beside_others_may_be_tried_with_fewer(tmp_path: Path) -> None:
+    config, path = SpecConfig("ngram", 3), tmp_path / "log.jsonl"
+    log = MeasurementLog(path)
+    log.append_failure(Failure(config, "p", "situation", -1, "out of memory", num_outputs=4))
+    log.close()
+    for _ in range(2):
+        log = MeasurementLog(path)
+        assert [log.failure_of(config, size) is not None for size in (1, 2, 4, 8)] == [False, False, True, True]
+        log.append_failure(Failure(SpecConfig("ngram", 2), "p", "search", 1, "no drafts"))
+        assert all(log.failure_of(SpecConfig("ngram", 2), size) for size in (1, 2, 8)), "alone and so in any batch"
+        log.close()
+
+
 def test_a_line_is_on_the_disk_when_append_returns(tmp_path: Path, measured: list[Measurement]):
     log = MeasurementLog(tmp_path / "measurements.jsonl")
     log.append(measured[0])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from autospec.config import SpecConfig
-from autospec.errors import ConfigError
+from autospec.errors import ConfigError, MeasurementError
 from autospec.records import Measurement, Prompt, Workload
 from autospec.tuning.events import Event, PhaseStarted, Warned
 from autospec.tuning.log import MeasurementLog
@@ -151,6 +151,19 @@ def test_held_out_groups_are_judged_once_and_apart_from_those_of_the_choice(tmp_
     assert all(name.startswith("t") for name in seen["situation"])
     assert all(name.startswith("h") for name in seen["situation_confirm"])
     assert len(seen["situation_confirm"]) == len(set(seen["situation_confirm"])) == rows[0].ratio.num_prompts == 16
+
+
+def test_what_fails_in_a_large_batch_still_serves_smaller_ones(tmp_path: Path) -> None:
+    class TooLarge(LoadedRunner):
+        def measure(self, config: SpecConfig, prompt: Prompt, **where: Any) -> Measurement:
+            if len(prompt.companions) > 2 and not config.is_off:
+                raise MeasurementError("out of memory")
+            return super().measure(config, prompt, **where)
+
+    large = judge(tmp_path, TooLarge(), (4,))[0]
+    assert large[0].config.is_off
+    (both,) = judge(tmp_path, TooLarge(), (2,))[0]  # the same log
+    assert not both.config.is_off
 
 
 def test_what_was_measured_and_decided_is_not_measured_again(tmp_path: Path) -> None:

@@ -16,10 +16,12 @@ from autospec.engine.cache_pool import PooledCache, Store
 from autospec.engine.launches import Launches
 from autospec.engine.launching import Launching
 from autospec.engine.lean import LeanForward
+from autospec.engine.lean.fixed import ChainForm
 from autospec.engine.masks import NewTokens
 from autospec.engine.plans import RowsPlan, Shape, TextPlan, bucket, reach_of
 from autospec.engine.probing import differ
 from autospec.engine.rows import FlatRows
+from autospec.engine.sampling import to_probs
 
 MOST_TOKENS = 128  # of a forward; more are a prompt's, whose products are large enough to hide launches
 _MOST_OF_ROWS = 256  # of a forward of several rows
@@ -36,7 +38,8 @@ class Graphs:
 
     def __init__(self, lean: LeanForward, launching: Launching) -> None:
         self.lean, self._launches = lean, Launches(lean, launching)
-        self._is_checked = self._are_rows_checked = self._is_loop_checked = False
+        self._is_checked = self._are_rows_checked = False
+        self._checked_forms = set[ChainForm]()
 
     def run(
         self, input_ids: Tensor, new: NewTokens, cache: KVCache, num_logits: int, wants_hidden: bool
@@ -57,32 +60,31 @@ class Graphs:
                     return logits[:, : num_new if wants_all else 1], tuple(hidden[0][:, :, :num_new]) if hidden else ()
         return self.lean.run(input_ids, new, cache, num_logits, wants_hidden)
 
-    def chain(self, token_ids: Sequence[int], cache: KVCache, length: int, vocab_size: int) -> list[int] | None:
-        """Draft the most probable tokens behind a text, one after the other, in one launch.
+    def chain(
+        self, token_ids: Sequence[int], cache: KVCache, form: ChainForm, draws: Sequence[int] = ()
+    ) -> list[Tensor] | None:
+        """Draft tokens behind a text, one after the other, in one launch.
 
         Args:
             token_ids: Of the text, behind those cached.
             cache: Written to, but for the last of the tokens drafted; not advanced.
-            length: Tokens to draft.
-            vocab_size: Tokens to draft lie below.
+            form: Of the draft.
+            draws: Numbers by which tokens are drawn, if they are: see `uniform_bits`.
 
         Returns:
-            The tokens; None where they must be drafted one by one.
+            What `FixedChain` returns; None where they must be drafted one by one.
         """
         num_fresh, store = len(token_ids), _store_of(cache)
         if store is None or not self._launches.launching.loops or num_fresh > _MOST_FRESH:
             return None
         size = max(2, bucket(num_fresh))  # a text has one or two tokens that were not run
-        num_slots = cache.length + max(size, num_fresh + length - 1)
-        shape = Shape(size, _reach(num_slots, cache), 1, num_drafted=length, vocab_size=vocab_size)
+        num_slots = cache.length + max(size, num_fresh + form.length - 1)
+        shape = Shape(size, _reach(num_slots, cache), 1, form=form)
         new = NewTokens(cache.lengths, num_fresh)
-        outputs = self._launches.outputs(store, TextPlan(torch.tensor([token_ids]), new, shape, num_slots))
-        if outputs is None:
-            return None
-        tokens = [int(token) for token in outputs[0].tolist()]
-        if not self._is_loop_checked:
-            self._check_loop(tokens[0], token_ids, cache, vocab_size)
-        return None if self._launches.is_refused else tokens
+        outputs = self._launches.outputs(store, TextPlan(torch.tensor([token_ids]), new, shape, num_slots, draws))
+        if outputs is not None and form not in self._checked_forms:
+            self._check_loop(outputs, token_ids, cache, form)
+        return None if self._launches.is_refused else outputs
 
     def run_rows(self, flat: FlatRows, cache: KVCache, wants_hidden: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run tokens of several rows; see `Forward`."""
@@ -131,14 +133,26 @@ class Graphs:
         if differ(logits.float(), expected.float(), expected.dtype):
             self._launches.refuse("launched whole they compute something else")
 
-    def _check_loop(self, token: int, token_ids: Sequence[int], cache: KVCache, vocab_size: int) -> None:
-        """Refuse all launches if the first loop begins with a token that is far from the most probable."""
+    def _check_loop(
+        self, outputs: Sequence[Tensor], token_ids: Sequence[int], cache: KVCache, form: ChainForm
+    ) -> None:
+        """Refuse all launches if the first loop of a form begins otherwise than its first forward says.
+
+        The most probable tokens begin with one that is far from that; drawn ones are drawn from something else.
+        """
         new = NewTokens(cache.lengths, len(token_ids))
         logits, _ = self.lean.run(torch.tensor([token_ids]), new, cache, 1, wants_hidden=False)
-        scores = logits[0, -1, :vocab_size].float()
-        self._is_loop_checked = True
-        limit = 0.01 if logits.dtype == torch.float32 else 0.5  # standard deviations: those of a tie are less
-        if scores.max() - scores[token] > limit * scores.std():
+        scores = logits[0, -1, : form.vocab_size].float()
+        self._checked_forms.add(form)
+        is_single = logits.dtype == torch.float32
+        if form.sampling.is_greedy:
+            token = int(outputs[0].flatten()[0])
+            limit = 0.01 if is_single else 0.5  # standard deviations: those of a tie are less
+            is_wrong = bool(scores.max() - scores[token] > limit * scores.std())
+        else:
+            apart = (outputs[1][0, : len(scores)] - to_probs(scores, form.sampling)).abs().sum() / 2
+            is_wrong = bool(apart > (0.05 if is_single else 0.3))  # a token at the edge of a filter may be in or out
+        if is_wrong:
             self._launches.refuse("drafts launched whole begin with another token")
 
 

@@ -107,10 +107,9 @@ class Growth:
         return draws_children(self.config.accept_rule, self.config.tree_shape) and not self.sampling.is_greedy
 
     @property
-    def is_fixed(self) -> bool:
-        """Whether the draft is the most probable tokens, one after the other, and its length is known before."""
-        is_chain = self.config.tree_shape == "chain" and self.sampling.is_greedy
-        return is_chain and not self.stopping.reads_rows and not self.shows_logits
+    def is_plain_chain(self) -> bool:
+        """Whether the draft is tokens one after the other, each the most probable or drawn by a number of its own."""
+        return self.config.tree_shape == "chain" and not self.is_coupled and not self.shows_logits
 
     @property
     def shows_logits(self) -> bool:

@@ -20,6 +20,7 @@ from autospec.engine.forwards import Forward, TransformersForward
 from autospec.engine.graphs import Graphs
 from autospec.engine.launching import Launching, usual_launching
 from autospec.engine.lean import LeanForward, read_lean, speed_up
+from autospec.engine.lean.fixed import ChainForm
 from autospec.engine.location import locate
 from autospec.engine.masks import NewTokens, layer_windows
 from autospec.engine.memory import check_cache, check_weights
@@ -245,24 +246,26 @@ class CausalLM:
         return list(zip(by_row, flat.split_tokens(states), strict=True))
 
     @torch.inference_mode()
-    def draft_chain(self, token_ids: Sequence[int], cache: KVCache, length: int, vocab_size: int) -> list[int] | None:
-        """Draft in one launch the most probable tokens behind a text, one after the other.
+    def draft_chain(
+        self, token_ids: Sequence[int], cache: KVCache, form: ChainForm, draws: Sequence[int] = ()
+    ) -> list[Tensor] | None:
+        """Draft in one launch tokens behind a text, one after the other.
 
         Args:
             token_ids: Of the text, behind those cached.
             cache: Of one row; advanced by the text and all drafted tokens but the last, which is not run.
-            length: Tokens to draft.
-            vocab_size: Tokens to draft lie below.
+            form: Of the draft.
+            draws: A number for each token that is drawn; see `uniform_bits`.
 
         Returns:
-            The tokens; None where this cannot be, and nothing was done.
+            What `FixedChain` returns; None where this cannot be, and nothing was done.
         """
         if not isinstance(self._forward, Graphs):
             return None
-        tokens = self._forward.chain(token_ids, cache, length, vocab_size)
-        if tokens is not None:
-            cache.advance(len(token_ids) + length - 1)
-        return tokens
+        outputs = self._forward.chain(token_ids, cache, form, draws)
+        if outputs is not None:
+            cache.advance(len(token_ids) + form.length - 1)
+        return outputs
 
     @property
     def usable_length(self) -> int:

@@ -15,7 +15,7 @@ from autospec.engine.cache_pool import Store
 from autospec.engine.launching import Run
 from autospec.engine.lean import LeanForward
 from autospec.engine.lean.buffers import FixedInputs, FixedRows
-from autospec.engine.lean.fixed import FixedChain, FixedForward
+from autospec.engine.lean.fixed import ChainForm, FixedChain, FixedForward
 from autospec.engine.masks import NewTokens
 from autospec.engine.rows import FlatRows
 
@@ -32,8 +32,7 @@ class Shape:
         reach: Slots it attends over.
         num_wanted: Tokens of each row of which it returns logits.
         wants_hidden: Whether it returns hidden states.
-        num_drafted: Tokens that a loop drafts; 0 is none.
-        vocab_size: Tokens that a loop may draft lie below.
+        form: Of a draft; None is none.
         num_rows: Rows side by side; 0 is the only row of a cache of one.
     """
 
@@ -41,8 +40,7 @@ class Shape:
     reach: int
     num_wanted: int
     wants_hidden: bool = False
-    num_drafted: int = 0
-    vocab_size: int = 0
+    form: ChainForm | None = None
     num_rows: int = 0
 
     def num_bytes(self, lean: LeanForward) -> int:
@@ -50,7 +48,7 @@ class Shape:
         vocab_size, width = lean.like.shape
         states = (len(lean.layer_numbers) + 1) * self.wants_hidden + _WIDTHS_BETWEEN
         numbers = self.num_tokens * (states * width + 2 * len(lean.windows) * self.reach)
-        numbers += max(self.num_wanted, self.num_drafted) * (3 * vocab_size + 2 * self.reach)
+        numbers += max(self.num_wanted, self.form.length if self.form else 0) * (6 * vocab_size + 2 * self.reach)
         return int(max(self.num_rows, 1) * numbers * lean.like.dtype.itemsize)
 
 
@@ -86,24 +84,30 @@ class TextPlan:
         new: Where they stand.
         shape: What is fixed.
         num_slots: See `Plan`.
+        draws: Numbers by which a draft is drawn.
     """
 
-    def __init__(self, input_ids: Tensor, new: NewTokens, shape: Shape, num_slots: int) -> None:
+    def __init__(
+        self, input_ids: Tensor, new: NewTokens, shape: Shape, num_slots: int, draws: Sequence[int] = ()
+    ) -> None:
         self._input_ids, self._new, self.shape, self.num_slots = input_ids, new, shape, num_slots
+        self._draws = draws
 
     def inputs(self, lean: LeanForward, store: Store) -> FixedInputs:
         """See `Plan`."""
-        return FixedInputs(self.shape.num_tokens, self.shape.reach, self.shape.num_wanted, lean.windows, lean.like)
+        shape = self.shape
+        num_draws = shape.form.length if shape.form and not shape.form.sampling.is_greedy else 0
+        return FixedInputs(shape.num_tokens, shape.reach, shape.num_wanted, lean.windows, lean.like, num_draws)
 
     def write(self, inputs: FixedInputs) -> None:
         """See `Plan`."""
-        inputs.write(self._input_ids, self._new)
+        inputs.write(self._input_ids, self._new, self._draws)
 
     def run(self, lean: LeanForward, store: Store, inputs: FixedInputs) -> Run:
         """See `Plan`."""
         shape = self.shape
-        if shape.num_drafted:
-            return FixedChain(lean, store.keys, store.values, inputs, shape.num_drafted, shape.vocab_size)
+        if shape.form:
+            return FixedChain(lean, store.keys, store.values, inputs, shape.form)
         return FixedForward(lean, store.keys, store.values, inputs, shape.wants_hidden)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from autospec.config import SamplingParams
 
 MASK64 = (1 << 64) - 1
+UNIFORM_STEP = 2.0**-53
 
 
 class Use(IntEnum):
@@ -46,7 +47,12 @@ def uniform(seed: int, position: int, use: Use, draw: int = 0) -> float:
             a position drafted again in a later step gets a fresh number. (Block verification looks at the whole
             draft, so a number it has seen must not come back.)
     """
-    return (key_of(seed, position, use, draw) >> 11) * 2.0**-53
+    return uniform_bits(seed, position, use, draw) * UNIFORM_STEP
+
+
+def uniform_bits(seed: int, position: int, use: Use, draw: int = 0) -> int:
+    """Return the whole number below 2**53 that `uniform` makes a number in [0, 1) of, exactly."""
+    return key_of(seed, position, use, draw) >> 11
 
 
 def key_of(seed: int, position: int, use: Use, draw: int = 0) -> int:

@@ -7,6 +7,9 @@ sampled token, once drawn, is verified.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Protocol
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
@@ -145,6 +148,67 @@ def adapted_threshold(
     return np.where(learns, np.clip(moved, 0.0, 1.0), threshold), np.where(learns, moved_running, running)
 
 
+class Drawn(Protocol):
+    """How a token was drawn."""
+
+    @property
+    def prob(self) -> float:
+        """Its probability."""
+        ...
+
+    @property
+    def entropy(self) -> float:
+        """Of what it was drawn from, in nats."""
+        ...
+
+    @property
+    def best(self) -> tuple[float, float]:
+        """The two highest probabilities there; 0 for one that is not there."""
+        ...
+
+
+class DrawnFrom:
+    """Reads it where a rule asks: every number waits for the device.
+
+    Args:
+        row: [vocab] probabilities.
+        token_id: Which token.
+    """
+
+    def __init__(self, row: Tensor, token_id: int) -> None:
+        self._row, self._token_id = row, token_id
+
+    @property
+    def prob(self) -> float:
+        """See `Drawn`."""
+        return float(self._row[self._token_id])
+
+    @property
+    def entropy(self) -> float:
+        """See `Drawn`."""
+        return float(entropies(self._row))
+
+    @property
+    def best(self) -> tuple[float, float]:
+        """See `Drawn`."""
+        first, *second = self._row.topk(min(2, self._row.shape[-1])).values.tolist()
+        return first, (second or [0.0])[0]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownDrawn:
+    """Knows it already; see `Drawn`."""
+
+    prob: float
+    entropy: float
+    best: tuple[float, float]
+
+
+def entropies(rows: Tensor) -> Tensor:
+    """Return the entropies [...] of distributions [..., vocab], in nats."""
+    return -torch.xlogy(rows, rows).sum(dim=-1)
+
+
 class Stopping:
     """The stopping rule of one generation: what it knows of the draft being made, and what it learnt from steps.
 
@@ -183,17 +247,21 @@ class Stopping:
             row: [vocab] the probabilities it was drawn from.
             token_id: Which it was.
         """
-        config, prob = self._config, float(row[token_id])
+        return self.ends_with(DrawnFrom(row, token_id))
+
+    def ends_with(self, drawn: Drawn) -> bool:
+        """Do the same of a token of which it is known how it was drawn."""
+        config, prob = self._config, drawn.prob
         self._num_drafted += 1
-        worth = self._worth(row, prob) if config.stop_rule == "cost_aware" else prob
+        worth = self._worth(drawn) if config.stop_rule == "cost_aware" else prob
         self._path_prob *= worth
         self._expected += self._path_prob
         match config.stop_rule:
             case "confidence" | "adaptive":
                 return bool(stops_by_confidence(prob, self._threshold))
             case "entropy":
-                entropy = float(-torch.xlogy(row, row).sum())
-                return bool(stops_by_entropy(entropy, self._threshold, config.entropy_form, config.entropy_scale))
+                form, scale = config.entropy_form, config.entropy_scale
+                return bool(stops_by_entropy(drawn.entropy, self._threshold, form, scale))
             case "cumulative":
                 return bool(stops_by_path(self._path_prob, self._threshold))
             case "cost_aware":
@@ -201,16 +269,14 @@ class Stopping:
                 return bool(stops_by_cost(following, self._num_drafted, self._expected, self._costs))
         return False
 
-    def _worth(self, row: Tensor, prob: float) -> float:
+    def _worth(self, drawn: Drawn) -> float:
         """Return how likely a token counts, as the cost-aware rule takes it."""
         calibration = self._costs.acceptance
         if calibration is None:
-            return prob
-        entropy = float(-torch.xlogy(row, row).sum())
-        best = row.topk(min(2, row.shape[-1])).values.tolist()
+            return drawn.prob
         with np.errstate(divide="ignore"):
-            log_prob, first, second = np.log([prob, best[0], best[-1] if len(best) > 1 else 0.0])
-        return float(calibration.probs(log_prob, entropy, first - second, self._num_drafted))
+            log_prob, first, second = np.log([drawn.prob, *drawn.best])
+        return float(calibration.probs(log_prob, drawn.entropy, first - second, self._num_drafted))
 
     def observe(self, num_drafted: int, num_accepted: int) -> None:
         """Learn from a step whose draft was `num_drafted` deep."""

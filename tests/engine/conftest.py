@@ -116,7 +116,7 @@ class TableLM:
         logits = self.forward(input_ids, cache, **tree)
         return logits, logits[..., :0]
 
-    def draft_chain(self, token_ids: Sequence[int], cache: KVCache, length: int, vocab_size: int) -> None:
+    def draft_chain(self, token_ids: Sequence[int], cache: KVCache, form: Any, draws: Sequence[int] = ()) -> None:
         return None
 
 

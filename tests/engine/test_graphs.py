@@ -19,7 +19,7 @@ from autospec.engine.decoder import SpeculativeDecoder
 from autospec.engine.drafters import EarlyExitDrafter, NgramDrafter, SmallModelDrafter
 from autospec.engine.graphs import Graphs
 from autospec.engine.launching import Compiled, CudaGraphs, Launching, Recorded, Run, usual_launching
-from autospec.engine.lean.fixed import FixedChain
+from autospec.engine.lean.fixed import ChainForm, FixedChain
 from autospec.engine.model import CausalLM
 from autospec.engine.plans import Shape, bucket, reach_of
 from autospec.engine.rows import RowTokens
@@ -101,7 +101,7 @@ def test_outputs_and_drafts_are_those_of_eager_forwards(tiny_model: Any, noisy_c
     assert 0 < num_accepted < num_drafted
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
 def test_rows_of_a_batch_are_launched_together_and_get_what_they_get_alone(
     tiny_model: Any, noisy_copy: Any, kind: str
 ) -> None:
@@ -232,6 +232,86 @@ def test_a_greedy_chain_is_one_launch_and_prompts_share_them(tiny_model: Any, no
     assert [own.num_launched for own in launching] == [3 * number for number in launched], "prompts run alike"
 
 
+RULES: list[dict[str, Any]] = [
+    {"stop_rule": "confidence", "stop_threshold": 0.2},
+    {"stop_rule": "entropy", "stop_threshold": 0.9},
+    {"stop_rule": "cumulative", "stop_threshold": 0.05},
+    {"stop_rule": "adaptive", "stop_threshold": 0.2},
+    {"stop_rule": "cost_aware"},
+]
+
+
+@pytest.mark.parametrize(
+    ("drafter", "sampling"),
+    [("draft", GREEDY), ("draft", SAMPLED), ("early_exit", SamplingParams(temperature=1.0, top_k=5, seed=3))],
+)
+def test_rules_and_draws_end_launched_drafts_where_they_end_others(
+    tiny_model: Any, noisy_copy: Any, drafter: str, sampling: SamplingParams
+) -> None:
+    eager, launched_models = (
+        decoder_of(*models(tiny_model, noisy_copy, "llama")),
+        models(tiny_model, noisy_copy, "llama"),
+    )
+    for model in launched_models:
+        model.launch_by(Recorded())
+    launched, lengths = decoder_of(*launched_models), set[float]()
+    for rule in ({}, *RULES):
+        config = SpecConfig(drafter, 7, accept_rule="rejection", **rule)
+        how: dict[str, Any] = {"config": config, "sampling": sampling, "max_new_tokens": 24, "ignore_eos": True}
+        for ours, theirs in zip(launched.generate(PROMPTS, **how), eager.generate(PROMPTS, **how), strict=True):
+            assert ours.token_ids == theirs.token_ids, rule
+            assert ours.stats.num_steps == theirs.stats.num_steps
+            assert ours.stats.num_drafted == theirs.stats.num_drafted, rule
+            assert ours.stats.num_accepted == theirs.stats.num_accepted
+            lengths.add(ours.stats.num_drafted / ours.stats.num_steps)
+    assert len(lengths) > 4, "rules do end drafts"
+
+
+def test_a_draft_that_a_rule_may_end_is_launched_in_pieces_and_a_drawn_one_whole(
+    tiny_model: Any, noisy_copy: Any
+) -> None:
+    """A rule that never ends drafts of 10 tokens: pieces of 4, 4 and 2; without a rule, one launch, drawn or not."""
+    rules: list[tuple[dict[str, Any], int]] = [({"stop_rule": "confidence", "stop_threshold": 0.0}, 3), ({}, 1)]
+    for rule, num_pieces in rules:
+        for sampling in (GREEDY, SAMPLED):
+            target, small = models(tiny_model, noisy_copy, "llama")
+            watched = Watched()
+            small.launch_by(watched)
+            config = SpecConfig("draft", 10, **rule)
+            (output,) = decoder_of(target, small).generate(
+                PROMPTS[:1], config=config, sampling=sampling, max_new_tokens=12, ignore_eos=True
+            )
+            assert output.stats.num_drafted > 10
+            # The first draft begins with the prompt and runs token by token; later ones are shorter near the end.
+            first, rest = 9, output.stats.num_steps - 1
+            assert watched.num_launched <= first + num_pieces * rest
+            assert watched.num_launched >= first + rest - 1
+
+
+def test_seeds_share_launches(tiny_model: Any, noisy_copy: Any) -> None:
+    target, small = models(tiny_model, noisy_copy, "llama")
+    watched = Watched()
+    small.launch_by(watched)
+    decoder, made = decoder_of(target, small), list[int]()
+    for seed in (1, 2, 3):
+        sampling = SamplingParams(temperature=0.7, seed=seed)
+        decoder.generate(PROMPTS[:1], config=SpecConfig("draft", 2), sampling=sampling, max_new_tokens=24)
+        made.append(watched.num_made)
+    assert made[1] == made[2]
+
+
+def test_a_draw_from_something_else_is_refused(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = CausalLM(tiny_model("llama"), "model")
+    model.launch_by(Recorded())
+    usual = FixedChain._row
+    monkeypatch.setattr(FixedChain, "_row", lambda self, logits: usual(self, -logits))
+    cache = model.new_cache(40)
+    model.forward(torch.tensor([[1, 2, 3]]), cache)
+    with pytest.warns(UserWarning, match="begin with another token"):
+        assert model.draft_chain([4], cache, ChainForm(2, 64, SamplingParams(temperature=0.3)), [1, 2]) is None
+    assert cache.length == 3
+
+
 def test_layers_of_the_target_draft_in_one_launch_too(tiny_model: Any) -> None:
     watched, target = Watched(), CausalLM(tiny_model("llama"), "target")
     target.launch_by(watched)
@@ -247,8 +327,9 @@ def check_drafts(model: CausalLM, other: CausalLM, fresh: list[int], length: int
     cache, expected = model.new_cache(40), KVCache(40)
     for one, own in ((model, cache), (other, expected)):
         one.forward(torch.tensor([text]), own, num_logits=1)
-    tokens = model.draft_chain(fresh, cache, length, vocab_size)
-    assert tokens is not None
+    outputs = model.draft_chain(fresh, cache, ChainForm(length, vocab_size))
+    assert outputs is not None
+    tokens = outputs[0].tolist()
     assert cache.length == 20 + len(fresh) + length - 1
     wanted = list[int]()
     for _ in range(length):
@@ -279,18 +360,18 @@ def test_chains_are_what_single_forwards_draft(tiny_model: Any, noisy_copy: Any,
 def test_what_cannot_be_one_launch_is_told(tiny_model: Any) -> None:
     model = CausalLM(tiny_model("llama"), "model")
     cache = model.new_cache(40)
-    assert model.draft_chain([1], cache, 3, 64) is None, "it runs by no launches"
+    assert model.draft_chain([1], cache, ChainForm(3, 64)) is None, "it runs by no launches"
     model.launch_by(Recorded())
     cache = model.new_cache(40)
-    assert model.draft_chain([1], cache, 3, 64) is None, "nothing was run yet"
+    assert model.draft_chain([1], cache, ChainForm(3, 64)) is None, "nothing was run yet"
     model.forward(torch.tensor([[1, 2, 3]]), cache)
-    assert model.draft_chain([1, 2, 3, 4, 5], cache, 3, 64) is None, "too many tokens of the text"
-    assert model.draft_chain([1], KVCache(40), 3, 64) is None, "a cache whose memory dies with it"
+    assert model.draft_chain([1, 2, 3, 4, 5], cache, ChainForm(3, 64)) is None, "too many tokens of the text"
+    assert model.draft_chain([1], KVCache(40), ChainForm(3, 64)) is None, "a cache whose memory dies with it"
     assert cache.length == 3
     model.launch_by(Compiled())
     cache = model.new_cache(40)
     model.forward(torch.tensor([[1, 2, 3]]), cache)
-    assert model.draft_chain([1], cache, 3, 64) is None, "a loop of many forwards takes long to compile"
+    assert model.draft_chain([1], cache, ChainForm(3, 64)) is None, "a loop of many forwards takes long to compile"
 
 
 def test_a_cache_that_moved_is_not_launched_into_its_old_place(tiny_model: Any) -> None:
@@ -529,11 +610,11 @@ def test_a_cpu_launches_nothing_unless_asked_to_compile(tiny_model: Any) -> None
 def test_a_loop_that_drafts_something_else_is_refused(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = CausalLM(tiny_model("llama"), "model")
     model.launch_by(Recorded())
-    monkeypatch.setattr(FixedChain, "_best", lambda self, logits: logits[..., : self._vocab_size].argmin(dim=-1))
+    monkeypatch.setattr(FixedChain, "_chosen", lambda self, logits, row, place: logits.argmin(dim=-1))
     cache = model.new_cache(40)
     model.forward(torch.tensor([[1, 2, 3]]), cache)
     with pytest.warns(UserWarning, match="begin with another token"):
-        assert model.draft_chain([4], cache, 3, 64) is None
+        assert model.draft_chain([4], cache, ChainForm(3, 64)) is None
     assert cache.length == 3
     assert model.num_launches == 0
 

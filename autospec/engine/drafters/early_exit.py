@@ -15,12 +15,13 @@ from torch import Tensor
 from autospec.config import SpecConfig
 from autospec.engine.cache import KVCache
 from autospec.engine.drafters.base import DraftPlan, Needs, Question, Trail
+from autospec.engine.drafters.launched import launched_chain
 from autospec.engine.drafters.slots import DraftSlots, num_run_nodes
 from autospec.engine.growth import MODEL_SHAPES, Growing, Growth, grow
 from autospec.engine.layers import keep_layers
 from autospec.engine.model import CausalLM
 from autospec.engine.rows import RowTokens
-from autospec.engine.tree import TokenTree, chain, empty_tree
+from autospec.engine.tree import TokenTree, empty_tree
 from autospec.errors import ConfigError, ModelError
 
 
@@ -93,11 +94,8 @@ class EarlyExitDrafter:
         how = self.begin(max_length)
         if how is None:
             return empty_tree()
-        tokens = None
-        if how.is_fixed:
-            vocab_size = self.target.vocab_size
-            tokens = self._model.draft_chain(self._text[-1:], self._cache, how.max_depth, vocab_size)
-        tree = grow(self, how) if tokens is None else chain(tokens)
+        launched = launched_chain(self._model, self._text[-1:], self._cache, how, self.target.vocab_size)
+        tree = grow(self, how) if launched is None else launched
         self.end()
         return tree
 

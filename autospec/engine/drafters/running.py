@@ -10,8 +10,9 @@ from torch import Tensor
 
 from autospec.config import SpecConfig
 from autospec.engine.cache import KVCache
+from autospec.engine.drafters.launched import launched_chain
 from autospec.engine.drafters.slots import DraftSlots, num_run_nodes, text_cache
-from autospec.engine.growth import Growing
+from autospec.engine.growth import Growing, Growth
 from autospec.engine.model import CausalLM
 from autospec.engine.rows import RowTokens
 from autospec.engine.tree import TokenTree
@@ -85,26 +86,25 @@ class RunningModel:
         token_ids = torch.tensor([asked.token_ids])
         return self.model.forward(token_ids, self.cache, tree_mask=asked.tree_mask, depths=asked.depths)[0]
 
-    def run_chain(self, length: int, vocab_size: int) -> TokenTree | None:
-        """Draft the most probable tokens behind the text, one after the other; see `CausalLM.draft_chain`.
+    def run_chain(self, how: Growth, vocab_size: int) -> TokenTree | None:
+        """Draft a chain in launches; see `launched_chain`.
 
         Args:
-            length: Tokens to draft.
+            how: To grow.
             vocab_size: Tokens to draft lie below.
 
         Returns:
             The draft, whose nodes were run but for the last; None where they must be run one by one.
         """
-        fresh = self.text[self.num_cached :]
-        tokens = self.model.draft_chain(fresh, self.cache, length, vocab_size)
-        if tokens is None:
+        draft = launched_chain(self.model, self.text[self.num_cached :], self.cache, how, vocab_size)
+        if draft is None:
             return None
         self.num_cached, tree = len(self.text), Growing()
-        for node, token in enumerate(tokens):
+        for node, token in enumerate(draft.token_ids.tolist()):
             tree.add(token, node - 1)
-            if node < length - 1:
+            if node < draft.num_nodes - 1:
                 self._slots.place(tree, [node])
-        return tree.finish()
+        return draft
 
     def ask(self, tree: Growing, nodes: Sequence[int]) -> RowTokens:
         """Return what must be run for the logits behind nodes, and take it for run."""

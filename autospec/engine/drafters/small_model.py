@@ -46,8 +46,8 @@ class SmallModelDrafter:
         how = self.begin(max_length)
         if how is None:
             return empty_tree()
-        whole = self.running.run_chain(how.max_depth, self.vocab_size) if how.is_fixed else None
-        return grow(self, how) if whole is None else whole
+        launched = self.running.run_chain(how, self.vocab_size)
+        return grow(self, how) if launched is None else launched
 
     @property
     def shared(self) -> tuple[object, ...]:

@@ -60,13 +60,18 @@ class FixedInputs:
         num_wanted: Tokens of which logits are wanted.
         windows: Of the model's kinds of layers.
         like: A weight, whose device and format the buffers get.
+        num_draws: Numbers that tokens are drawn by.
     """
 
-    def __init__(self, num_tokens: int, reach: int, num_wanted: int, windows: Windows, like: Tensor) -> None:
+    def __init__(
+        self, num_tokens: int, reach: int, num_wanted: int, windows: Windows, like: Tensor, num_draws: int = 0
+    ) -> None:
         self.num_tokens, self.reach, self.num_wanted = num_tokens, reach, num_wanted
         self._windows = windows
         self._by_kind = places_of(windows)
-        self._buffers = Buffers((3 * num_tokens + num_wanted,), (len(self._by_kind), num_tokens, reach), like)
+        self._buffers = Buffers(
+            (3 * num_tokens + num_wanted + num_draws,), (len(self._by_kind), num_tokens, reach), like
+        )
 
     @property
     def token_ids(self) -> Tensor:
@@ -86,7 +91,12 @@ class FixedInputs:
     @property
     def wanted(self) -> Tensor:
         """Which tokens logits are wanted of: [wanted]."""
-        return self._buffers.numbers[3 * self.num_tokens :]
+        return self._buffers.numbers[3 * self.num_tokens :][: self.num_wanted]
+
+    @property
+    def draws(self) -> Tensor:
+        """By which tokens are drawn, whole numbers below 2**53: [draws]."""
+        return self._buffers.numbers[3 * self.num_tokens + self.num_wanted :]
 
     @property
     def masks(self) -> dict[str, Tensor]:
@@ -98,12 +108,13 @@ class FixedInputs:
         return FixedAttention(keys, values, self.slots, self.masks)
 
     @torch.inference_mode()
-    def write(self, input_ids: Tensor, new: NewTokens) -> None:
+    def write(self, input_ids: Tensor, new: NewTokens, draws: Sequence[int] = ()) -> None:
         """Fill the buffers for new tokens behind those cached.
 
         Args:
             input_ids: [1, n] at most `num_tokens`.
             new: Where they stand.
+            draws: The numbers.
         """
         numbers, masks = self._buffers.staged()
         length, num_new, most = new.lengths[0], new.num_new, self.num_tokens
@@ -114,7 +125,9 @@ class FixedInputs:
         if new.depths is not None:
             numbers[most : most + num_new] = new.positions[0]
         first = max(0, num_new - self.num_wanted)  # where all are wanted, those that fill up stand behind the others
-        torch.arange(first, first + self.num_wanted, out=numbers[3 * most :])
+        torch.arange(first, first + self.num_wanted, out=numbers[3 * most :][: self.num_wanted])
+        if draws:
+            numbers[3 * most + self.num_wanted :] = torch.tensor(draws)
         for window, place in self._by_kind.items():
             _write_mask(masks[place], new, window)
         self._buffers.send()

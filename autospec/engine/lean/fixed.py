@@ -6,15 +6,22 @@ Knows buffers, layers and caches; not when it pays, nor who fills it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from autospec.config import SamplingParams
 from autospec.engine.cache import States
 from autospec.engine.lean.buffers import FixedInputs
 from autospec.engine.lean.fixed_attention import FixedAttention
 from autospec.engine.lean.forward import LeanForward
+from autospec.engine.sampling import UNIFORM_STEP, pick, to_probs
+from autospec.engine.termination import entropies
+
+GREEDY = SamplingParams()
 
 
 class Inputs(Protocol):
@@ -74,38 +81,53 @@ class FixedForward:
         return (logits, torch.stack(hidden)) if self._wants_hidden else (logits,)
 
 
+@dataclass(frozen=True, slots=True)
+class ChainForm:
+    """What is fixed of a draft.
+
+    Args:
+        length: Tokens to draft.
+        vocab_size: Of the distributions; only tokens below may be drafted.
+        sampling: By which tokens are drawn; greedy takes the most probable ones.
+        tells: Whether it is told how they were drawn, for rules that read it.
+    """
+
+    length: int
+    vocab_size: int
+    sampling: SamplingParams = GREEDY
+    tells: bool = False
+
+
 class FixedChain:
-    """Drafts the most probable tokens one after the other; the host is asked for nothing in between.
+    """Drafts tokens one after the other; the host is asked for nothing in between.
 
     Args:
         lean: What runs.
         keys: Of the cache.
         values: Of the cache.
-        inputs: Buffers of the tokens that were not run yet, with one logit row wanted.
-        length: Tokens to draft.
-        vocab_size: Only tokens below may be drafted.
+        inputs: Buffers of the tokens that were not run yet, with one logit row wanted, and a number to draw each by.
+        form: Of the draft.
     """
 
-    def __init__(
-        self,
-        lean: LeanForward,
-        keys: States,
-        values: States,
-        inputs: FixedInputs,
-        length: int,
-        vocab_size: int,
-    ) -> None:
-        self.inputs, self._lean, self._length, self._vocab_size = inputs, lean, length, vocab_size
+    def __init__(self, lean: LeanForward, keys: States, values: States, inputs: FixedInputs, form: ChainForm) -> None:
+        self.inputs, self._lean, self._form, self._length = inputs, lean, form, form.length
         self._keys, self._values = dict(keys), dict(values)
         self._first = FixedForward(lean, keys, values, inputs)
         self._angles = lean.rotary.up_to(inputs.reach)
         self._columns = torch.arange(inputs.reach, device=inputs.slots.device)
-        self._steps = torch.arange(1, length, device=inputs.slots.device)
+        self._steps = torch.arange(1, form.length, device=inputs.slots.device)
 
     def __call__(self) -> tuple[Tensor, ...]:
-        """Run what the buffers say; return the tokens [length]."""
+        """Run what the buffers say.
+
+        Returns:
+            Tokens [length]; where they are drawn, or it is told how, numbers [length, 5] float64 (each token, its
+            probability, the entropy it was drawn at, the two highest probabilities) and what each was drawn from,
+            [length, vocab] float32.
+        """
         (logits,) = self._first()
-        tokens = [self._best(logits)]
+        rows = [self._row(logits)]
+        tokens = [self._chosen(logits, rows[0], 0)]
         if self._length > 1:
             slots = self.inputs.slots[self.inputs.wanted] + self._steps
             cosines, sines = _turns(self._angles, slots)
@@ -116,12 +138,28 @@ class FixedChain:
                 attention = FixedAttention(self._keys, self._values, slots[here], own)
                 rope = cosines[here], sines[here]
                 logits, _ = self._lean.through(tokens[-1], rope, attention, slice(None), wants_hidden=False)
-                tokens.append(self._best(logits))
-        return (torch.cat(tokens, dim=1)[0],)
+                rows.append(self._row(logits))
+                tokens.append(self._chosen(logits, rows[-1], step + 1))
+        drafted, shown = torch.cat(tokens, dim=1)[0], [row for row in rows if row is not None]
+        if not shown:
+            return (drafted,)
+        drawn_from = torch.stack(shown)
+        return _told(drafted, drawn_from), drawn_from
 
-    def _best(self, logits: Tensor) -> Tensor:
-        """Return [1, 1] the token with the highest of logits [1, 1, vocab]."""
-        return logits[..., : self._vocab_size].float().argmax(dim=-1)
+    def _row(self, logits: Tensor) -> Tensor | None:
+        """Return what the next token is drawn from [vocab], or None where nobody asks."""
+        form, scores = self._form, logits[0, 0, : self._form.vocab_size].float()
+        if form.sampling.is_greedy and not form.tells:
+            return None
+        probs = scores.softmax(dim=-1) if form.sampling.is_greedy else to_probs(scores, form.sampling)
+        return pad(probs, (0, form.vocab_size - len(probs)))
+
+    def _chosen(self, logits: Tensor, row: Tensor | None, place: int) -> Tensor:
+        """Return the next token [1, 1]: drawn from its row, or that of the highest of logits [1, 1, vocab]."""
+        if row is None or self._form.sampling.is_greedy:
+            return logits[..., : self._form.vocab_size].float().argmax(dim=-1)
+        number = self.inputs.draws[place : place + 1].double() * UNIFORM_STEP
+        return pick(row[None], number)[None]
 
     def _masks(self, slots: Tensor, window: int | None) -> Tensor:
         """Return [1, 1, tokens, reach]: each token sees all slots up to its own, within the window."""
@@ -136,6 +174,13 @@ class FixedChain:
     @property
     def _like(self) -> Tensor:
         return next(iter(self._keys.values()))
+
+
+def _told(tokens: Tensor, rows: Tensor) -> Tensor:
+    """Return what stopping rules read of tokens [n] drawn from rows [n, vocab]: [n, 5] float64."""
+    best = pad(rows, (0, 1)).topk(2, dim=-1).values
+    probs = rows.gather(1, tokens[:, None])
+    return torch.cat([tokens[:, None].double(), probs.double(), entropies(rows)[:, None].double(), best.double()], 1)
 
 
 def _turns(angles: tuple[Tensor, Tensor], positions: Tensor) -> tuple[Tensor, Tensor]:

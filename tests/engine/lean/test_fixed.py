@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from autospec.config import SamplingParams
 from autospec.engine.cache import KVCache
 from autospec.engine.launching import Recorded
 from autospec.engine.lean import LeanForward, read_lean
 from autospec.engine.lean.buffers import FixedInputs
-from autospec.engine.lean.fixed import FixedChain, FixedForward
+from autospec.engine.lean.fixed import ChainForm, FixedChain, FixedForward
 from autospec.engine.masks import NewTokens, layer_windows
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -143,7 +144,7 @@ def test_a_loop_drafts_what_single_forwards_do(tiny_model: Callable[..., Any], v
     cache, expected = filled(lean, 7), filled(lean, 7)
     inputs = FixedInputs(2, REACH, 1, lean.windows, lean.like)
     inputs.write(TEXT[:, 7:8], NewTokens([7], 1))
-    launch = Recorded().make(FixedChain(lean, cache.keys, cache.values, inputs, 5, vocab_size))
+    launch = Recorded().make(FixedChain(lean, cache.keys, cache.values, inputs, ChainForm(5, vocab_size)))
     drafts = set[tuple[int, ...]]()
     for length, num_fresh in ((7, 1), (7, 2), (20, 2), (34, 1)):
         for one in (cache, expected):
@@ -165,8 +166,34 @@ def test_a_draft_of_one_token_needs_no_loop(tiny_model: Callable[..., Any]) -> N
     cache, expected = filled(lean, 7), filled(lean, 7)
     inputs = FixedInputs(2, REACH, 1, lean.windows, lean.like)
     inputs.write(TEXT[:, 7:9], NewTokens([7], 2))
-    (tokens,) = FixedChain(lean, cache.keys, cache.values, inputs, 1, 64)()
+    (tokens,) = FixedChain(lean, cache.keys, cache.values, inputs, ChainForm(1, 64))()
     assert tokens.tolist() == one_by_one(lean, expected, TEXT[0, 7:9].tolist(), 1, 64)
+
+
+def test_a_loop_draws_by_the_numbers_it_is_given_and_tells_how(tiny_model: Callable[..., Any]) -> None:
+    """By other means: the rows of single forwards, filtered; the token is where the running sum passes the number."""
+    lean, sampling = lean_of(tiny_model, "grouped_heads"), SamplingParams(temperature=0.8, top_k=6)
+    cache, expected = filled(lean, 20), filled(lean, 20)
+    inputs = FixedInputs(2, REACH, 1, lean.windows, lean.like, num_draws=3)
+    numbers, fresh = (0.1, 0.55, 0.999), TEXT[0, 20:21].tolist()
+    inputs.write(torch.tensor([fresh]), NewTokens([20], 1), [int(number * 2**53) for number in numbers])
+    form = ChainForm(3, 70, sampling, tells=True)  # six tokens that the model does not know
+    told, rows = Recorded().make(FixedChain(lean, cache.keys, cache.values, inputs, form))()
+    assert (told.shape, rows.shape) == ((3, 5), (3, 70))
+    for place, number in enumerate(numbers):
+        logits, _ = lean.run(torch.tensor([fresh]), NewTokens(expected.lengths, 1), expected, 1, wants_hidden=False)
+        expected.advance(1)
+        best = (logits[0, 0] / 0.8).topk(6)
+        row = torch.zeros(70).index_copy(0, best.indices, best.values.softmax(0))
+        torch.testing.assert_close(rows[place], row, rtol=1e-4, atol=1e-5)
+        token = int((row.double().cumsum(0) <= number).sum())
+        kept = best.values.softmax(0).double()
+        entropy = float(-(kept * kept.log()).sum())
+        assert int(told[place, 0]) == token
+        assert told[place, 1:].tolist() == pytest.approx(
+            [float(row[token]), entropy, float(kept[0]), float(kept[1])], rel=1e-3
+        )
+        fresh = [token]
 
 
 def test_half_precision_is_as_near_as_it_can_be(tiny_model: Callable[..., Any]) -> None:

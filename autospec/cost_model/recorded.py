@@ -16,6 +16,7 @@ from autospec.errors import MeasurementError
 from autospec.replay import Expectation, Simulator, expected
 
 Ints = NDArray[np.int64]
+_LONGEST = 1 << 40
 
 
 class RecordedSteps:
@@ -26,7 +27,7 @@ class RecordedSteps:
         prompt_length: Take every prompt for one of so many tokens; None: of those it has.
 
     Raises:
-        MeasurementError: The length is below 1.
+        MeasurementError: The length is below 1, or no text's.
 
     Attributes:
         lengths: [prompts] tokens of every prompt.
@@ -34,8 +35,8 @@ class RecordedSteps:
     """
 
     def __init__(self, simulator: Simulator, prompt_length: int | None = None) -> None:
-        if prompt_length is not None and prompt_length < 1:
-            raise MeasurementError(f"`prompt_length >= 1` must hold, but got {prompt_length}")
+        if prompt_length is not None and not 1 <= prompt_length <= _LONGEST:
+            raise MeasurementError(f"`1 <= prompt_length <= {_LONGEST:,}` must hold, but got {prompt_length}")
         self.simulator, self.prompt_length, trace = simulator, prompt_length, simulator.trace
         own = np.array([prompt.num_prompt for prompt in trace.prompts], dtype=np.int64)
         self.lengths: Ints = own if prompt_length is None else np.full(len(own), prompt_length, dtype=np.int64)

@@ -121,7 +121,8 @@ class RowsPlan:
 
     def __init__(self, flat: FlatRows, shape: Shape) -> None:
         self._flat, self.shape = flat, shape
-        self.num_slots = flat.longest + 1  # the last slot is for what only fills rows up
+        # The last slot is for what only fills rows up, in rows that ask nothing too.
+        self.num_slots = max(flat.longest, *flat.lengths[: shape.num_rows]) + 1
 
     def inputs(self, lean: LeanForward, store: Store) -> FixedRows:
         """See `Plan`."""

@@ -52,7 +52,7 @@ class FlatRows:
         assert asked, "some row must ask"
         assert len(set(rows)) == len(rows), rows
         self.asked = tuple(asked)
-        self._lengths = lengths
+        self.lengths = tuple(lengths)
         self.num_rows = max(rows) + 1  # those behind are not looked at
         self.most_new = max(len(one.token_ids) for one in asked)
         self.ends = [lengths[one.row] + len(one.token_ids) for one in asked]  # slots up to the last one written
@@ -65,7 +65,7 @@ class FlatRows:
     def by_row(self) -> list[NewTokens]:
         """Return in the order asked where the tokens of each row stand."""
         return [
-            NewTokens([self._lengths[one.row]], len(one.token_ids), one.tree_mask, one.depths) for one in self.asked
+            NewTokens([self.lengths[one.row]], len(one.token_ids), one.tree_mask, one.depths) for one in self.asked
         ]
 
     @cached_property
@@ -75,7 +75,7 @@ class FlatRows:
             return self.slots
         depths = [one.depths or range(len(one.token_ids)) for one in self.asked]
         pairs = zip(self.asked, depths, strict=True)
-        return torch.tensor([self._lengths[one.row] + depth for one, own in pairs for depth in own])
+        return torch.tensor([self.lengths[one.row] + depth for one, own in pairs for depth in own])
 
     @cached_property
     def with_logits(self) -> slice | Tensor:

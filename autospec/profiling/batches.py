@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import torch
 
-from autospec.engine.cache import KVCache
 from autospec.engine.rows import RowTokens
 from autospec.profiling.probe import without_collector
 from autospec.profiling.samples import Samples, Subject
@@ -34,7 +33,7 @@ class BatchVisit:
         starts = torch.arange(batch_size)[:, None] * max(len(text) // batch_size, 1)
         end = max(self._lengths) + max(num_tokens)
         self._rows = text[(starts + torch.arange(end)) % len(text)]
-        self._cache = KVCache(end, batch_size)
+        self._cache = subject.target.new_cache(end, batch_size)  # of the kind that batches have
 
     def open(self, samples: Samples) -> None:
         """Run the prompts, timed up to the context."""
@@ -67,7 +66,7 @@ class BatchVisit:
 
 
 def ragged(context_length: int, batch_size: int, room: int) -> list[int]:
-    """Return lengths of rows, evenly apart, whose mean is the context: the shortest has half of it.
+    """Return lengths of rows, evenly apart, whose mean is the context: the shortest has half of it, where there is room.
 
     Args:
         context_length: Tokens.

@@ -157,7 +157,7 @@ def test_the_cache_of_every_row_is_that_of_a_fresh_prefill(world: World) -> None
 
 
 @pytest.mark.parametrize(
-    ("drafting", "draft", "verify"),
+    ("has_drafter", "draft", "verify"),
     [
         ((True, True, True, True), 1 / 4, 1 / 4),
         ((True, False, True, False), 1 / 2, 1 / 4),
@@ -165,21 +165,21 @@ def test_the_cache_of_every_row_is_that_of_a_fresh_prefill(world: World) -> None
     ],
 )
 def test_the_seconds_of_a_step_are_shared_out(
-    world: World, drafting: tuple[bool, ...], draft: float, verify: float
+    world: World, has_drafter: tuple[bool, ...], draft: float, verify: float
 ) -> None:
     ticks = itertools.count()  # every reading is a second after the one before
     batch, drafters = Batch(world.target, 4, 64, now=lambda: float(next(ticks))), NgramDrafter().fork(4)
     sessions = []
     for row, drafter in enumerate(drafters):
         job = Job(tuple(PROMPTS[row]), SpecConfig("ngram", 3), GREEDY, 0, NUM_TOKENS)
-        session, _ = batch.join(row, drafter if drafting[row] else None, job)
-        if drafting[row]:
+        session, _ = batch.join(row, drafter if has_drafter[row] else None, job)
+        if has_drafter[row]:
             session.start_drafter()
         session.stats.draft_seconds = 0.0  # of its start
         sessions.append(session)
     for _ in range(2):
         batch.step()
-    for drafts, session in zip(drafting, sessions, strict=True):
+    for drafts, session in zip(has_drafter, sessions, strict=True):
         assert session.stats.draft_seconds == (2 * draft if drafts else 0.0)
         assert session.stats.verify_seconds == 2 * verify
         assert session.stats.accept_seconds == 2.0  # one after the other, each its own

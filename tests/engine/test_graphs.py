@@ -88,8 +88,8 @@ def test_outputs_and_drafts_are_those_of_eager_forwards(tiny_model: Any, noisy_c
         model.launch_by(watched)
     launched, num_accepted, num_drafted = decoder_of(*launched_models), 0, 0
     for config in CONFIGS:
-        for sampling in (GREEDY, SAMPLED):
-            how: dict[str, Any] = {"config": config, "sampling": sampling, "max_new_tokens": 16, "ignore_eos": True}
+        for sampling in (GREEDY, SAMPLED) if kind == "mistral" else (GREEDY,):
+            how: dict[str, Any] = {"config": config, "sampling": sampling, "max_new_tokens": 12, "ignore_eos": True}
             before = watched.num_launched
             for ours, theirs in zip(launched.generate(PROMPTS, **how), eager.generate(PROMPTS, **how), strict=True):
                 assert ours.token_ids == theirs.token_ids

@@ -33,8 +33,9 @@ from autospec.tuning.events import (
 )
 from autospec.tuning.extent import Extent
 from autospec.tuning.finalists import Chosen, Finalists, choose, measure_all, spread_over
+from autospec.tuning.identity import check_identity
 from autospec.tuning.journal import open_study
-from autospec.tuning.log import MeasurementLog
+from autospec.tuning.log import MEASUREMENTS_FILE, MeasurementLog
 from autospec.tuning.measuring import Measurer
 from autospec.tuning.outcome import Circumstances, complete_result, partial_result
 from autospec.tuning.plan import make_plan
@@ -53,8 +54,8 @@ if TYPE_CHECKING:
     from autospec.profiling import HardwareProfile, ThreadChoice
     from autospec.tuning.preparing import Preparation
 
-MEASUREMENTS_FILE, JOURNAL_FILE = "measurements.jsonl", "study.journal"
-POLICY_FILE, RESULT_FILE, PREDICTIONS_FILE = "policy.json", "result.json", "predictions.json"
+JOURNAL_FILE, POLICY_FILE = "study.journal", "policy.json"
+RESULT_FILE, PREDICTIONS_FILE = "result.json", "predictions.json"
 _NUM_WARM_UP_PROMPTS = 2
 _PREPARING = ("record", "profile", "replay")  # phases whose time is the search's
 
@@ -139,21 +140,10 @@ def run_task(task: Task) -> TuningResult:
         raise ConfigError(f"results must go to a folder that can be made, but {task.output_dir}: {error}") from error
     log = MeasurementLog(task.output_dir / MEASUREMENTS_FILE)
     try:
-        _check_identity(task, log)
+        check_identity(task, log)
         return _Run(task, log).run()
     finally:
         log.close()
-
-
-def _check_identity(task: Task, log: MeasurementLog) -> None:
-    """Refuse a folder that another task has written to."""
-    here = json.loads(json.dumps(task.identity()))
-    there = log.decide("identity", lambda: here)
-    differing = [name for name in here if there.get(name) != here[name]]
-    if differing:
-        raise ConfigError(
-            f"a run can only be gone on with by the same task, but {task.output_dir} differs in {', '.join(differing)}"
-        )
 
 
 class _Run:

@@ -13,17 +13,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import Any, Self
 
+from autospec.combinations import combination_faults, name_faults
 from autospec.errors import ConfigError
 from autospec.fields import Paths, check_types, from_mapping
-from autospec.rules import (
-    ACCEPT_RULES,
-    COMBINE_RULES,
-    ENTROPY_FORMS,
-    STOP_RULES,
-    TREE_SHAPES,
-    accept_faults,
-    idle_accept_knobs,
-)
+from autospec.rules import ACCEPT_RULES, idle_accept_knobs
 
 MAX_DRAFT_LENGTH = 64
 MAX_TREE_NODES = 512
@@ -189,7 +182,7 @@ class SpecConfig:
                 object.__setattr__(self, field.name, field.default)
 
     def _faults(self) -> list[str]:
-        return [*self._range_faults(), *self._name_faults(), *self._combination_faults()]
+        return [*self._range_faults(), *name_faults(self), *combination_faults(self, MAX_TREE_NODES)]
 
     def _range_faults(self) -> list[str]:
         faults = []
@@ -221,56 +214,6 @@ class SpecConfig:
             )
         if not 1 <= self.ngram_min <= self.ngram_max:
             faults.append(f"`1 <= ngram_min <= ngram_max` must hold, but got {self.ngram_min} and {self.ngram_max}")
-        return faults
-
-    def _name_faults(self) -> list[str]:
-        known = {
-            "stop_rule": STOP_RULES,
-            "accept_rule": tuple(ACCEPT_RULES),
-            "tree_shape": tuple(TREE_SHAPES),
-            "entropy_form": ENTROPY_FORMS,
-            "combine": COMBINE_RULES,
-        }
-        return [
-            f"`{name}` must be one of {list(names)}, but got {getattr(self, name)!r}"
-            for name, names in known.items()
-            if getattr(self, name) not in names
-        ]
-
-    def _combination_faults(self) -> list[str]:
-        """Return what does not go together, as far as it can be told without the drafter."""
-        if self._name_faults() or self.is_off:
-            return []
-        shape = self.tree_shape
-        faults = accept_faults(self.accept_rule, shape, self.accept_threshold)
-        if self.stop_rule not in (allowed := TREE_SHAPES[shape].stop_rules):
-            faults.append(f"tree_shape {shape!r} goes with stop rules {list(allowed)}, but got {self.stop_rule!r}")
-        if shape in ("static", "optimal"):
-            faults += self._path_faults()
-        return faults + self._combine_faults()
-
-    def _combine_faults(self) -> list[str]:
-        names = self.drafter_names
-        if len(names) < 2:
-            return []
-        if not all(names) or len(set(names)) < len(names):
-            return [f"drafters joined by + must be names, all different, but got {self.drafter!r}"]
-        if self.combine == "merge" and self.tree_shape != "trie":
-            return [f"combine 'merge' makes a trie, but got tree_shape={self.tree_shape!r}"]
-        return []
-
-    def _path_faults(self) -> list[str]:
-        paths = set(self.tree_paths)
-        if not paths:
-            return [f"tree_shape {self.tree_shape!r} needs `tree_paths`, but got none"]
-        faults = [f"`tree_paths` must be all different, but got {self.tree_paths}"] * (
-            len(paths) != len(self.tree_paths)
-        )
-        if len(paths) > MAX_TREE_NODES:
-            faults.append(f"`tree_paths` must hold at most {MAX_TREE_NODES} paths, but got {len(paths)}")
-        missing = sorted({path[:-1] for path in paths if len(path) > 1} - paths)
-        if missing:
-            faults.append(f"`tree_paths` must hold every path's beginning, but {list(missing)} are missing")
         return faults
 
     @property

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
-from autospec.comparison import Claim, claims, verdict
+from autospec.claims import Claim, claims
+from autospec.comparison import verdict
 from autospec.config import SpecConfig
 from autospec.errors import BaselineError, DrafterError, MeasurementError
 from autospec.records import Measurement, Prompt

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,11 @@ class RunKey:
     workload_hash: str
     device_hash: str
 
+    @property
+    def of_any_device(self) -> dict[str, str]:
+        """The fields but for the device, of which the number of threads is a part."""
+        return {"config_hash": self.config_hash, "workload_hash": self.workload_hash}
+
 
 def config_hash(values: Mapping[str, Any], without: tuple[str, ...] = ()) -> str:
     """Return sixteen hexadecimal digits of composed values, some top-level names left out."""
@@ -52,7 +57,7 @@ def open_run(root: Path, command: str, key: RunKey, resume: bool) -> tuple[Path,
     Raises:
         ConfigError: A new folder cannot be made.
     """
-    folder = _unfinished(root / command, key) if resume else None
+    folder = next(unfinished_runs(root, command, asdict(key)), None) if resume else None
     resumed = folder is not None
     folder = folder or new_output_dir(root, command)
     _write(folder, key, finished=False)
@@ -64,16 +69,22 @@ def finish_run(folder: Path, key: RunKey) -> None:
     _write(folder, key, finished=True)
 
 
-def _unfinished(parent: Path, key: RunKey) -> Path | None:
-    candidates = sorted(parent.glob(f"*/{RUN_FILE}"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    for path in candidates:
+def unfinished_runs(root: Path, command: str, wanted: Mapping[str, str]) -> Iterator[Path]:
+    """Yield the folders of unfinished runs that no other living process is at, the newest first.
+
+    Args:
+        root: The folder of all outputs.
+        command: Which command's runs.
+        wanted: The fields of a `RunKey` that must be the same.
+    """
+    candidates = (root / command).glob(f"*/{RUN_FILE}")
+    for path in sorted(candidates, key=lambda path: path.stat().st_mtime_ns, reverse=True):
         try:
             run = json.loads(path.read_text())
         except (OSError, ValueError):
             continue  # torn by a crash before anything was measured: nothing to go on with
-        if isinstance(run, dict) and {**run, **asdict(key)} == run and not run.get("finished") and not _is_alive(run):
-            return path.parent
-    return None
+        if isinstance(run, dict) and {**run, **wanted} == run and not run.get("finished") and not _is_alive(run):
+            yield path.parent
 
 
 def _is_alive(run: Mapping[str, Any]) -> bool:

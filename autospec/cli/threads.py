@@ -43,8 +43,7 @@ def choose_threads(
 ) -> ThreadChoice | None:
     """Let torch use the number of threads that was chosen for this target on this machine, or choose it now.
 
-    A number is kept, because a run can only be gone on with under the one that it was begun with: comparing anew may
-    end that.
+    A number is kept, so that all that is measured here can be compared.
 
     Args:
         decoder: Its target is measured.
@@ -74,7 +73,44 @@ def choose_threads(
         found = measure_threads(decoder.target, text_of(decoder, workload)[2])
         if keeps:
             save_threads(path, found)
-    torch.set_num_threads(found.num_threads)
-    times = ", ".join(f"{1e3 * one.plain.seconds:.2f} ms with {one.num_threads}" for one in found.points)
-    terminal.line(f"threads: {found.num_threads}; a plain forward takes {times}")
-    return found
+    return _use(found, terminal)
+
+
+def keep_threads(
+    decoder: SpeculativeDecoder, root: Path, folder: Path, num_threads: int, terminal: Terminal
+) -> ThreadChoice | None:
+    """Let torch use the number of threads that an unfinished run was begun with, whatever was chosen since.
+
+    Args:
+        decoder: Its target's choice is looked up.
+        root: The folder of all outputs.
+        folder: Of the run.
+        num_threads: Its number.
+        terminal: Told so.
+
+    Returns:
+        By which numbers it was chosen; None where these are kept no more.
+    """
+    import torch
+
+    from autospec.profiling import threads_key_of
+
+    try:
+        chosen = load_threads(threads_path(root, threads_key_of(decoder)))
+    except ProfileError:  # none, or damaged
+        chosen = None
+    if chosen is not None and chosen.num_threads == num_threads:
+        return _use(chosen, terminal)
+    torch.set_num_threads(num_threads)
+    since = "" if chosen is None else f", though {chosen.num_threads} were chosen since (resume=false begins anew)"
+    terminal.line(f"threads: {num_threads}, with which the unfinished run in {folder} was begun{since}")
+    return None
+
+
+def _use(choice: ThreadChoice, terminal: Terminal) -> ThreadChoice:
+    import torch
+
+    torch.set_num_threads(choice.num_threads)
+    times = ", ".join(f"{1e3 * one.plain.seconds:.2f} ms with {one.num_threads}" for one in choice.points)
+    terminal.line(f"threads: {choice.num_threads}; a plain forward takes {times}")
+    return choice

@@ -10,23 +10,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import autospec
 from autospec.cli.build import check_models, checked_root, fit_workload, let_import, load_decoder, read_workload
 from autospec.cli.compose import Composed
 from autospec.cli.console import Terminal
 from autospec.cli.faults import EXIT_INTERRUPTED, Faults
 from autospec.cli.narration import Narrator
-from autospec.cli.runs import CONFIG_FILE, RunKey, config_hash, finish_run, open_run, write_config
+from autospec.cli.resuming import machine_under, run_key, tell_left, threads_of_run
+from autospec.cli.runs import CONFIG_FILE, RunKey, finish_run, open_run, unfinished_runs, write_config
 from autospec.cli.schema import ModelSettings, TrackingSettings, typed
 from autospec.cli.summary import summary_lines
-from autospec.cli.threads import Threads, check_threads, choose_threads, use_threads
+from autospec.cli.threads import Threads, check_threads, choose_threads, keep_threads, use_threads
 from autospec.errors import ConfigError, TrackingError
-from autospec.imports import code_digest
-from autospec.profiling import HardwareProfile, ThreadChoice, device_fingerprint, find_profile, fingerprint_hash
+from autospec.profiling import HardwareProfile, ThreadChoice, find_profile, fingerprint_hash
 from autospec.records import Workload
-from autospec.rules import imported_path
 from autospec.runners import check_references, make_scorer
-from autospec.sources import model_digest, tokenizer_digest
 from autospec.tracking import MlflowTracker
 from autospec.tuning import NullTracker, SearchSpace, StudySettings, tune
 from autospec.tuning.events import Event, PlanMade
@@ -35,9 +32,6 @@ from autospec.workloads import WorkloadSource
 
 if TYPE_CHECKING:
     from autospec.engine.decoder import SpeculativeDecoder
-
-# What does not change what is measured, so that a run is gone on with whatever they are.
-_NOT_IN_HASH = ("resume", "dry_run", "output_root", "tracking", "allow_import")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +66,7 @@ class _Job:
     decoder: SpeculativeDecoder
     workload: Workload
     space: SearchSpace
+    key: RunKey
     tracker: MlflowTracker | None
     command: str
     hardware: HardwareProfile | Path | None
@@ -124,24 +119,39 @@ def _prepare(composed: Composed, terminal: Terminal) -> _Job:
     assert source is not None
     assert workload is not None
     assert space is not None
-    decoder, workload, threads = _load(settings, workload, source, root, terminal)
+    decoder = _load(settings, terminal)
+    workload, threads = fit_workload(workload, source, decoder), None
+    key = run_key(decoder, workload, space, composed.values)
+    if settings.threads == "auto":
+        threads = _settle_threads(settings, decoder, workload, root, key, terminal)
+        key = replace(key, device_hash=fingerprint_hash(machine_under(decoder)))
     if tracker is not None and not settings.dry_run:
         _reach(tracker.connect)
     command = shlex.join(["python", "-m", "autospec", "tune", *composed.overrides])
-    return _Job(settings, root, decoder, workload, space, tracker, command, hardware, threads)
+    return _Job(settings, root, decoder, workload, space, key, tracker, command, hardware, threads)
 
 
-def _load(
-    settings: TuneSettings, workload: Workload, source: WorkloadSource, root: Path, terminal: Terminal
-) -> tuple[SpeculativeDecoder, Workload, ThreadChoice | None]:
-    """Load the models, fit the workload to them, and settle how many threads everything is measured with."""
+def _load(settings: TuneSettings, terminal: Terminal) -> SpeculativeDecoder:
     terminal.line(f"loading {', '.join([settings.model.target, *settings.model.named_drafters.values()])}")
     use_threads(settings.threads)
-    decoder, threads = load_decoder(settings.model, settings.allow_import), None
-    workload = fit_workload(workload, source, decoder)
-    if settings.threads == "auto":
-        threads = choose_threads(decoder, workload, root, terminal, keeps=not settings.dry_run, anew=False)
-    return decoder, workload, threads
+    return load_decoder(settings.model, settings.allow_import)
+
+
+def _settle_threads(
+    settings: TuneSettings,
+    decoder: SpeculativeDecoder,
+    workload: Workload,
+    root: Path,
+    key: RunKey,
+    terminal: Terminal,
+) -> ThreadChoice | None:
+    """Use the threads of the unfinished run that is gone on with; where there is none, choose."""
+    if settings.resume and not settings.dry_run and decoder.target.device.type == "cpu":
+        here = machine_under(decoder)
+        for folder in unfinished_runs(root, "tune", key.of_any_device):
+            if (num_threads := threads_of_run(folder, here)) is not None:
+                return keep_threads(decoder, root, folder, num_threads, terminal)
+    return choose_threads(decoder, workload, root, terminal, keeps=not settings.dry_run, anew=False)
 
 
 def _hardware(named: str, root: Path | None) -> HardwareProfile | Path | None:
@@ -203,10 +213,11 @@ def _dry_run(job: _Job, terminal: Terminal) -> int:
 
 def _tune(job: _Job, values: dict[str, Any], terminal: Terminal) -> int:
     """Tune in a folder of its own, or go on in the one that an unfinished run left."""
-    settings = job.settings
-    key = _run_key(job, values)
+    settings, key = job.settings, job.key
     folder, resumed = open_run(job.root, "tune", key, settings.resume)
     terminal.line(f"{'going on in' if resumed else 'writing to'} {folder}")
+    if settings.resume and not resumed:
+        tell_left(job.root, job.key, folder, machine_under(job.decoder), terminal)
     write_config(folder, values)
     tracker = NullTracker() if job.tracker is None else job.tracker.into(folder)
     result = tune(
@@ -229,29 +240,6 @@ def _tune(job: _Job, values: dict[str, Any], terminal: Terminal) -> int:
     _draw(folder, tracker)
     terminal.lines(summary_lines(result, folder))
     return 0
-
-
-def _run_key(job: _Job, values: dict[str, Any]) -> RunKey:
-    """Return what must be the same for a run to be gone on with; files count by content, not by name."""
-    target, drafters = job.decoder.target, job.decoder.drafters
-    sources = {"target": target.name, **{name: drafter.source for name, drafter in drafters.items()}}
-    tokenizer = "" if job.decoder.text is None else job.decoder.text.source
-    extra = {
-        "version": autospec.__version__,
-        "space": job.space.content_hash,
-        "models": {name: [source, _digest(source)] for name, source in sources.items()},
-        "tokenizer": [tokenizer, tokenizer_digest(tokenizer) if tokenizer else None],
-    }
-    return RunKey(
-        config_hash=config_hash({**values, "files": extra}, without=_NOT_IN_HASH),
-        workload_hash=job.workload.content_hash,
-        device_hash=fingerprint_hash(device_fingerprint(target.device, target.dtype)),
-    )
-
-
-def _digest(source: str) -> str | None:
-    path = imported_path(source)
-    return code_digest(path) if path else model_digest(source)
 
 
 def _draw(folder: Path, tracker: MlflowTracker | NullTracker) -> None:

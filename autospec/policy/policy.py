@@ -85,13 +85,36 @@ class Policy:
     ) -> SpecConfig:
         """Return the configuration for a situation: the most specific row that covers it, else speculation off.
 
+        A row for batches of a size also serves smaller ones that have no row of their own. Such a batch lies between
+        two sizes that were measured, and speculates only where both do: else it is off.
+
         Args:
             batch_size: Number of prompts decoded together.
             context_length: Tokens of context; None where it is not known: then no row with a length applies.
             category: Category of the request; None, or one the policy does not know, is served by the row for all.
         """
+        row = self._row(batch_size, context_length, category)
+        if row is None:
+            return SpecConfig()
+        if row.batch_size is not None and batch_size < row.batch_size:
+            below = self._row_below(batch_size, context_length, category)
+            if below is not None and below.config.is_off:
+                return below.config
+        return row.config
+
+    def _row(self, batch_size: int, context_length: int | None, category: str | None) -> Row | None:
+        """Return the most specific row that covers a situation."""
         covering = [row for row in self.rows if row.covers(batch_size, context_length, category)]
-        return max(covering, key=lambda row: row.specificity).config if covering else SpecConfig()
+        return max(covering, key=lambda row: row.specificity, default=None)
+
+    def _row_below(self, batch_size: int, context_length: int | None, category: str | None) -> Row | None:
+        """Return the row of the largest size below this one; None where the table begins above it."""
+        sizes = {row.batch_size for row in self.rows if row.batch_size is not None and row.batch_size < batch_size}
+        for size in sorted(sizes, reverse=True):
+            row = self._row(size, context_length, category)
+            if row is not None and row.batch_size == size:
+                return row
+        return None
 
     def decoder(
         self,

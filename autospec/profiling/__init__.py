@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from autospec.profiling.fingerprint import device_fingerprint, differences, fingerprint_hash, host_fingerprint
 
 if TYPE_CHECKING:
-    from autospec.profiling.hardware import HardwareProfile, load_profile
+    from autospec.profiling.hardware import HardwareProfile
     from autospec.profiling.measure import key_of, profile, profile_text, text_of, threads_key_of
     from autospec.profiling.parts import ThreadChoice
     from autospec.profiling.settings import ProfileSettings
     from autospec.profiling.shelf import (
         find_profile,
+        load_profile,
         load_threads,
         profile_path,
         save_threads,
@@ -55,7 +56,7 @@ _HOMES = {
     "ThreadChoice": "autospec.profiling.parts",
     "find_profile": "autospec.profiling.shelf",
     "key_of": "autospec.profiling.measure",
-    "load_profile": "autospec.profiling.hardware",
+    "load_profile": "autospec.profiling.shelf",
     "load_threads": "autospec.profiling.shelf",
     "measure_threads": "autospec.profiling.threads",
     "profile": "autospec.profiling.measure",

@@ -6,9 +6,8 @@ is said. Knows no search and no policy, and needs no torch.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from typing import Any
 from autospec.config import SamplingParams
 from autospec.engine.costs import CostCurve
 from autospec.errors import MeasurementError, ProfileError
-from autospec.files import FileKind, line_by_line
-from autospec.profiling import schema
+from autospec.files import line_by_line
+from autospec.profiling.documents import PROFILE_FILE, document_of, fields_of
 from autospec.profiling.parts import (
     DrafterCosts,
     Memory,
@@ -27,13 +26,11 @@ from autospec.profiling.parts import (
     TargetPoint,
     ThreadChoice,
     profile_key,
-    with_timings,
+    twice,
 )
 from autospec.profiling.stopping import cost_curve
 from autospec.profiling.surfaces import DrafterSurfaces, TargetSurfaces
 from autospec.sources import ModelSource
-
-_FILE = FileKind("a profile", ProfileError)
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ class HardwareProfile:
         for name, drafter in self.drafters.items():
             groups |= {f"drafters.{name}.points": drafter.points, f"drafters.{name}.contexts": drafter.contexts}
         faults = [
-            f"`{name}` must be all different, but some are there twice" for name in groups if _twice(groups[name])
+            f"`{name}` must be all different, but some are there twice" for name in groups if twice(groups[name])
         ]
         if faults:
             raise ProfileError("\n".join(faults))
@@ -199,17 +196,8 @@ class HardwareProfile:
             exit_layer: See `draft_seconds`.
             batch_size: Rows of the batch.
         """
-        if not widths:
-            return 0.0
-
-        def comb(depth: int, width: int) -> float:
-            return self.draft_seconds(
-                drafter, depth, context_length, width=width, exit_layer=exit_layer, batch_size=batch_size
-            )
-
-        levels = list(enumerate(widths, start=1))[1:]
-        first = comb(1, widths[1] if levels else 1)
-        return first + sum(comb(level, width) - comb(level - 1, width) for level, width in levels)
+        surfaces = self._drafter(drafter)
+        return surfaces.tree_seconds(widths, surfaces.layer(exit_layer), batch_size, context_length)
 
     def first_draft_seconds(
         self, drafter: str, context_length: int, exit_layer: int = 0, batch_size: int = 1
@@ -272,9 +260,7 @@ class HardwareProfile:
 
     def to_json(self) -> dict[str, Any]:
         """Return the document that `save` writes, schema version and checksum included."""
-        content = {"schema_version": schema.SCHEMA_VERSION, **asdict(self), "sampling": self.sampling.to_json()}
-        content = json.loads(json.dumps(content))  # tuples become lists, as they will be read
-        return {**content, "sha256": schema.checksum(content)}
+        return document_of(self)
 
     @classmethod
     def from_json(cls, document: Any) -> HardwareProfile:
@@ -284,23 +270,7 @@ class HardwareProfile:
             ProfileError: The document is malformed, was changed or is of another schema version; all faults are
                 listed.
         """
-        values = schema.validate(document)
-        del values["schema_version"]
-        return cls(
-            **{
-                **values,
-                "target": ModelSource(**values["target"]),
-                "drafters": {name: DrafterCosts.from_json(one) for name, one in values["drafters"].items()},
-                "sampling": SamplingParams.from_json(values["sampling"]),
-                "target_points": tuple(with_timings(TargetPoint, one) for one in values["target_points"]),
-                "plain_points": tuple(with_timings(PlainPoint, one) for one in values["plain_points"]),
-                "prefill_points": tuple(with_timings(PrefillPoint, one) for one in values["prefill_points"]),
-                "memory": Memory(**values["memory"]),
-                "noise": Noise(**values["noise"]),
-                "left_out": tuple(values["left_out"]),
-                "threads": values["threads"] and ThreadChoice.from_json(values["threads"]),
-            }
-        )
+        return cls(**fields_of(document))
 
     def save(self, path: str | Path) -> None:
         """Write the profile as JSON; a reader sees the old file or the new one, never a part.
@@ -308,7 +278,7 @@ class HardwareProfile:
         Raises:
             ProfileError: The file cannot be written.
         """
-        _FILE.write(Path(path), line_by_line(self.to_json()))
+        PROFILE_FILE.write(Path(path), line_by_line(self.to_json()))
 
     @cached_property
     def _target(self) -> TargetSurfaces:
@@ -324,25 +294,3 @@ class HardwareProfile:
                 f"a drafter must be one of the profile's, {sorted(self._drafters)}, but got {name!r}"
             )
         return self._drafters[name]
-
-
-def load_profile(path: str | Path) -> HardwareProfile:
-    """Load a profile, of this machine or of another.
-
-    Raises:
-        ProfileError: The file cannot be read, is malformed, was changed, cut short or of another schema version; all
-            faults are listed.
-    """
-    try:
-        return HardwareProfile.from_json(_FILE.read(Path(path)))
-    except ProfileError as error:
-        raise ProfileError(f"{path} cannot be used as a hardware profile:\n{error}") from error
-
-
-def _twice(points: Iterable[Any]) -> bool:
-    """Tell whether two points stand at one place: are alike in all numbers that are not timings."""
-    places = [
-        tuple(value for value in (getattr(point, one.name) for one in fields(point)) if isinstance(value, int))
-        for point in points
-    ]
-    return len(set(places)) < len(places)

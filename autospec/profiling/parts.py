@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 from autospec.config import SamplingParams
@@ -253,3 +253,12 @@ def threads_key(fingerprint: Mapping[str, str | int], target: ModelSource) -> st
     """Return what finds the number of threads that was chosen for a target on this device again."""
     here = {name: value for name, value in fingerprint.items() if name != "num_threads"}
     return profile_key(here, target, {}, SamplingParams())
+
+
+def twice(points: Iterable[Any]) -> bool:
+    """Tell whether two points stand at one place: are alike in all numbers that are not timings."""
+    places = [
+        tuple(value for value in (getattr(point, one.name) for one in fields(point)) if isinstance(value, int))
+        for point in points
+    ]
+    return len(set(places)) < len(places)

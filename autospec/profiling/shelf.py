@@ -12,7 +12,8 @@ from pathlib import Path
 from autospec.errors import ConfigError, ProfileError
 from autospec.files import FileKind, line_by_line
 from autospec.paths import data_dir
-from autospec.profiling.hardware import HardwareProfile, load_profile
+from autospec.profiling.documents import PROFILE_FILE
+from autospec.profiling.hardware import HardwareProfile
 from autospec.profiling.parts import ThreadChoice
 from autospec.profiling.schema import THREADS
 
@@ -64,6 +65,19 @@ def load_threads(path: Path) -> ThreadChoice:
 def shipped_profiles() -> dict[str, Path]:
     """Return the measured profiles that ship with autospec, by name."""
     return {path.stem: path for path in sorted((data_dir("conf") / _SHIPPED).glob("*.json"))}
+
+
+def load_profile(path: str | Path) -> HardwareProfile:
+    """Load a profile, of this machine or of another.
+
+    Raises:
+        ProfileError: The file cannot be read, is malformed, was changed, cut short or of another schema version; all
+            faults are listed.
+    """
+    try:
+        return HardwareProfile.from_json(PROFILE_FILE.read(Path(path)))
+    except ProfileError as error:
+        raise ProfileError(f"{path} cannot be used as a hardware profile:\n{error}") from error
 
 
 def find_profile(hardware: str | Path) -> HardwareProfile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from autospec.profiling.curves import Surface
@@ -73,6 +73,18 @@ class DrafterSurfaces:
     def depths(self) -> list[int]:
         """Depths of chains that were measured somewhere."""
         return sorted({point.depth for point in self._costs.points if point.width == 1})
+
+    def tree_seconds(self, widths: Sequence[int], layer: int, batch_size: int, context_length: int) -> float:
+        """Return the seconds of a draft whose forwards have different numbers of rows; see `HardwareProfile`."""
+        if not widths:
+            return 0.0
+
+        def comb(depth: int, width: int) -> float:
+            return self.drafts.at(layer, batch_size, width, context_length, depth)
+
+        levels = list(enumerate(widths, start=1))[1:]
+        first = comb(1, widths[1] if levels else 1)
+        return first + sum(comb(level, width) - comb(level - 1, width) for level, width in levels)
 
     def _around(self, what: str, value: Callable[[DrafterContext], float]) -> Surface:
         places = [(c.exit_layer, c.batch_size, c.context_length) for c in self._costs.contexts]

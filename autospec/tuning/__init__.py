@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from autospec.tuning.entry import tune
 from autospec.tuning.events import NullTracker, StudyPlan, Tracker, TrialReport
 from autospec.tuning.log import read_measurements
 from autospec.tuning.result import TuningResult
-from autospec.tuning.run import tune
 from autospec.tuning.settings import StudySettings
 from autospec.tuning.space import SearchSpace
 

@@ -11,7 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autospec.comparison import Claim, Estimate, LogRatios, bootstrap_interval, claims, paired, speedup, verdict
+from autospec.claims import Claim, claims
+from autospec.comparison import Estimate, LogRatios, bootstrap_interval, paired, speedup, verdict
 from autospec.config import SpecConfig
 from autospec.records import Prompt
 from autospec.tuning.finalists import Chosen

@@ -1,6 +1,7 @@
 """One knob of a search space: its values, when it applies, and constraints over several knobs.
 
-A knob is named after the `SpecConfig` field it sets. Knows no file; Optuna only as the form a distribution takes.
+A knob is named after the `SpecConfig` field it sets. Knows no file; of Optuna only the form
+of a distribution, and a trial that is asked for a value.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import CodeType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import optuna
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -50,6 +52,10 @@ class Choices:
     def distribution(self) -> BaseDistribution:
         """Return Optuna's form."""
         return CategoricalDistribution(self.values)
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Value:
+        """Let a trial choose a value."""
+        return cast(Value, trial.suggest_categorical(name, self.values))
 
     def draw(self, rng: np.random.Generator) -> Value:
         """Return a random value."""
@@ -94,6 +100,13 @@ class Range:
         if self.is_integer:
             return IntDistribution(int(self.low), int(self.high), log=self.is_log, step=int(self.step or 1))
         return FloatDistribution(self.low, self.high, log=self.is_log, step=self.step)
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Value:
+        """Let a trial choose a value."""
+        if self.is_integer:
+            step = int(self.step or 1)
+            return trial.suggest_int(name, int(self.low), int(self.high), step=step, log=self.is_log)
+        return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.is_log)
 
     def draw(self, rng: np.random.Generator) -> Value:
         """Return a random value."""

@@ -18,6 +18,7 @@ from autospec.config import SpecConfig
 from autospec.errors import ConfigError, MeasurementError
 from autospec.records import Measurement
 
+MEASUREMENTS_FILE = "measurements.jsonl"
 Key = tuple[str, str, str, int]
 _STAGES = {"search": "the search", "finalist": "the final choice", "confirm": "the confirmation"}
 _LINE_ERRORS = (ValueError, TypeError, KeyError, MeasurementError)
@@ -185,6 +186,19 @@ class MeasurementLog:
     def _add(self, measurement: Measurement) -> None:
         self._by_key[measurement.key] = measurement
         self.measurements.append(measurement)
+
+
+def read_decision(path: Path, name: str) -> Any:
+    """Return what was decided under a name; None where it was not, or where there is no such file or it is damaged."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                values = json.loads(line)
+                if isinstance(values, dict) and values.get("decision") == name:
+                    return values.get("value")
+    except (OSError, ValueError):
+        return None
+    return None
 
 
 def read_measurements(path: str | Path) -> list[Measurement]:

@@ -7,34 +7,22 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autospec.errors import ConfigError
 from autospec.policy.files import write_atomically
-from autospec.profiling import device_fingerprint
-from autospec.records import Workload
 from autospec.rules import ACCEPT_RULES
-from autospec.runners import check_prompts, check_references, make_scorer
 from autospec.tuning.budget import Budget
 from autospec.tuning.confirm import Confirmation, confirm
 from autospec.tuning.defaults import engine_defaults
-from autospec.tuning.events import (
-    NullTracker,
-    OnEvent,
-    PhaseStarted,
-    PlanMade,
-    StudyPlan,
-    Tracker,
-    Warned,
-    ignore,
-)
+from autospec.tuning.events import PhaseStarted, PlanMade, StudyPlan, Warned
 from autospec.tuning.extent import Extent
 from autospec.tuning.finalists import Chosen, Finalists, choose, measure_all, spread_over
+from autospec.tuning.identity import check_identity
 from autospec.tuning.journal import open_study
-from autospec.tuning.log import MeasurementLog
+from autospec.tuning.log import MEASUREMENTS_FILE, MeasurementLog
 from autospec.tuning.measuring import Measurer
 from autospec.tuning.outcome import Circumstances, complete_result, partial_result
 from autospec.tuning.plan import make_plan
@@ -42,118 +30,31 @@ from autospec.tuning.pool import OFF, Leaderboard, Pool
 from autospec.tuning.predicted import look_back, predictions_json
 from autospec.tuning.quality import LossLimit
 from autospec.tuning.result import TOKENS_PER_EXCUSE, TuningResult
-from autospec.tuning.settings import StudySettings
 from autospec.tuning.situations import SituationRow, Situations, situations_of
-from autospec.tuning.space import SearchSpace
 from autospec.tuning.study import Search, SearchParts
 from autospec.tuning.task import Task
 
 if TYPE_CHECKING:
-    from autospec.engine.decoder import SpeculativeDecoder
-    from autospec.profiling import HardwareProfile, ThreadChoice
     from autospec.tuning.preparing import Preparation
 
-MEASUREMENTS_FILE, JOURNAL_FILE = "measurements.jsonl", "study.journal"
-POLICY_FILE, RESULT_FILE, PREDICTIONS_FILE = "policy.json", "result.json", "predictions.json"
+JOURNAL_FILE, POLICY_FILE = "study.journal", "policy.json"
+RESULT_FILE, PREDICTIONS_FILE = "result.json", "predictions.json"
 _NUM_WARM_UP_PROMPTS = 2
 _PREPARING = ("record", "profile", "replay")  # phases whose time is the search's
 
 
-def tune(  # noqa: PLR0913  (the public contract)
-    decoder: SpeculativeDecoder,
-    workload: Workload,
-    space: SearchSpace,
-    *,
-    output_dir: Path,
-    settings: StudySettings | None = None,
-    tracker: Tracker | None = None,
-    on_event: OnEvent = ignore,
-    command: str = "autospec.tune",
-    hardware: HardwareProfile | Path | None = None,
-    threads: ThreadChoice | None = None,
-) -> TuningResult:
-    """Find the fastest policy for a workload on this machine, and write it with its evidence.
-
-    Writes `policy.json`, `result.json`, `measurements.jsonl` and `study.journal`. A folder that a killed or
-    interrupted run of the same task left is gone on with: nothing is lost or measured twice. Ctrl-C ends a run with
-    the best that is known: the result then has `stop_reason` `interrupted` and is not `finished`.
-
-    Args:
-        decoder: The models.
-        workload: Prompts to tune on and to confirm on.
-        space: What may be tried.
-        output_dir: A folder of its own; made where it is missing.
-        settings: Budget, sampler, when to stop.
-        tracker: Where trials are logged; nowhere by default.
-        on_event: Told what happens, as it happens.
-        command: How the run was started, for the policy.
-        hardware: Of a guided study, the profile to predict from, or the folder of outputs in which `profile` keeps
-            those it measures; where there is none, a short one is measured.
-        threads: By which numbers the number of threads of this process was chosen, for the record.
-
-    Raises:
-        ConfigError: The space does not fit the decoder, has lossy rules where no loss was named, a scorer cannot be
-            had, or the folder belongs to another task or process.
-        WorkloadError: Prompts do not fit the target's context, or its chat template refuses them; all are listed.
-        MeasurementError: The baseline cannot be measured, or is too noisy under `strict`; a scorer raised.
-    """
-    from autospec.runners.live import LiveRunner  # brings torch
-
-    check_prompts(decoder, workload)
-    settings, target = settings or StudySettings(), decoder.target
-    quality = settings.quality
-    check_references(quality.scorer, workload)
-    scorer = make_scorer(quality.scorer, quality.allow_import)
-    runner = LiveRunner(decoder, workload.sampling, workload.max_new_tokens, scorer)
-    if scorer is not None:
-        runner.try_scorer(workload.tune[0])
-    task = Task(
-        decoder=decoder,
-        runner=runner,
-        workload=workload,
-        space=space,
-        settings=settings,
-        output_dir=Path(output_dir),
-        machine=device_fingerprint(target.device, target.dtype),
-        tracker=tracker or NullTracker(),
-        on_event=on_event,
-        command=command,
-        prepare=_preparing() if settings.guided else None,
-        hardware=hardware,
-        threads=threads,
-    )
-    return run_task(task)
-
-
-def _preparing() -> Callable[..., Preparation | None]:
-    from autospec.tuning.preparing import prepare  # brings torch and scikit-learn
-
-    return prepare
-
-
 def run_task(task: Task) -> TuningResult:
-    """Run a task to its end, or until Ctrl-C; see `tune`."""
+    """Run a task to its end, or until Ctrl-C; see `autospec.tune`."""
     try:
         task.output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"results must go to a folder that can be made, but {task.output_dir}: {error}") from error
     log = MeasurementLog(task.output_dir / MEASUREMENTS_FILE)
     try:
-        _check_identity(task, log)
+        check_identity(task, log)
         return _Run(task, log).run()
     finally:
         log.close()
-
-
-def _check_identity(task: Task, log: MeasurementLog) -> None:
-    """Refuse a folder that another task has written to."""
-    here = json.loads(json.dumps(task.identity()))
-    there = log.decide("identity", lambda: here)
-    differing = [name for name in here if there.get(name) != here[name]]
-    if differing:
-        raise ConfigError(
-            f"a run can only be gone on with by the same task, but {task.output_dir} differs in {', '.join(differing)}"
-        )
 
 
 class _Run:

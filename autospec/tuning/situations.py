@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from autospec.comparison import Estimate, claims, verdict
+from autospec.claims import claims
+from autospec.comparison import Estimate, verdict
 from autospec.config import SpecConfig
 from autospec.policy import Evidence, Row, evidence_from
 from autospec.records import Measurement, Prompt, Workload

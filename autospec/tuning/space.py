@@ -22,6 +22,7 @@ from autospec.config import SamplingParams, SpecConfig
 from autospec.errors import ConfigError
 from autospec.paths import data_dir
 from autospec.rules import ACCEPT_RULES
+from autospec.tuning.grid import combinations, values_of
 from autospec.tuning.knobs import DECODING, Choices, Constraint, Knob, Params, Range, Value
 from autospec.tuning.space_file import drafter_rule, near, read_space
 from autospec.tuning.trees import TreeMaker
@@ -154,7 +155,7 @@ class SearchSpace:
         params: Params = {}
         for knob in self.knobs:
             if knob.applies(params):
-                params[knob.name] = _suggest(trial, knob)
+                params[knob.name] = knob.domain.suggest(trial, knob.name)
         return self.config(params)
 
     def config(self, params: Mapping[str, Value]) -> SpecConfig:
@@ -214,7 +215,7 @@ class SearchSpace:
     def _is_countable(self) -> bool:
         if any(knob.domain.grid() is None for knob in self.knobs):
             return False
-        return sum(1 for _ in islice(self._combinations(), MAX_COUNTED + 1)) <= MAX_COUNTED
+        return sum(1 for _ in islice(combinations(self.knobs, self.constraints), MAX_COUNTED + 1)) <= MAX_COUNTED
 
     def draw(self, rng: np.random.Generator) -> Params | None:
         """Return random values that break no constraint; None where they could not be found."""
@@ -236,29 +237,10 @@ class SearchSpace:
 
     def walk(self) -> Iterator[SpecConfig]:
         """Yield every configuration of a grid; a continuous knob stands at its lower end."""
-        for params in self._combinations():
+        for params in combinations(self.knobs, self.constraints):
             config = self._try(params)
             if config is not None:
                 yield config
-
-    def _combinations(self) -> Iterator[Params]:
-        """Yield the values of every combination that breaks no constraint; `SpecConfig` may still refuse them."""
-        ending = {knob.name: [one for one in self.constraints if knob.name in one.knobs] for knob in self.knobs}
-
-        def extend(index: int, params: Params) -> Iterator[Params]:
-            if index == len(self.knobs):
-                yield params
-                return
-            knob = self.knobs[index]
-            if not knob.applies(params):
-                yield from extend(index + 1, params)
-                return
-            for value in knob.domain.grid() or (_low(knob),):
-                longer = {**params, knob.name: value}
-                if all(one.holds(longer) for one in ending[knob.name]):
-                    yield from extend(index + 1, longer)
-
-        return extend(0, {})
 
     def _try(self, params: Mapping[str, Value]) -> SpecConfig | None:
         try:
@@ -273,7 +255,7 @@ class SearchSpace:
         params: Params = {}
         for knob in self.knobs:
             if knob.applies(params):
-                params[knob.name] = (knob.domain.grid() or (_low(knob),))[0]
+                params[knob.name] = values_of(knob)[0]
         faults: list[str] = []
         try:
             self.config(params)
@@ -288,22 +270,6 @@ class SearchSpace:
 
     def _expressions(self) -> list[str]:
         return [constraint.expression for constraint in self.constraints]
-
-
-def _low(knob: Knob) -> Value:
-    assert isinstance(knob.domain, Range)
-    return knob.domain.low
-
-
-def _suggest(trial: optuna.Trial, knob: Knob) -> Value:
-    if isinstance(knob.domain, Choices):
-        return cast(Value, trial.suggest_categorical(knob.name, knob.domain.values))
-    domain = knob.domain
-    if domain.is_integer:
-        return trial.suggest_int(
-            knob.name, int(domain.low), int(domain.high), step=int(domain.step or 1), log=domain.is_log
-        )
-    return trial.suggest_float(knob.name, domain.low, domain.high, step=domain.step, log=domain.is_log)
 
 
 def _find(path: str | Path) -> Path:

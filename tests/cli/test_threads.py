@@ -12,7 +12,7 @@ import torch
 
 from autospec import profiling
 from autospec.cli import threads
-from autospec.cli.threads import check_threads, choose_threads, use_threads
+from autospec.cli.threads import check_threads, choose_threads, keep_threads, use_threads
 from autospec.errors import ConfigError
 from autospec.profiling import ThreadChoice
 from autospec.profiling.curves import Timing
@@ -84,6 +84,23 @@ def test_a_file_that_is_damaged_is_made_again(tmp_path: Path, measured: list[int
     assert found == CHOICE
     assert lines[0].startswith("threads are compared again: `num_threads` is missing")
     assert json.loads(path.read_text())["num_threads"] == 2
+
+
+def keep(root: Path, num_threads: int) -> tuple[ThreadChoice | None, Lines]:
+    decoder: Any = SimpleNamespace(target=SimpleNamespace(device=torch.device("cpu")))
+    terminal: Any = Lines()
+    return keep_threads(decoder, root, Path("begun"), num_threads, terminal), terminal
+
+
+def test_an_unfinished_run_keeps_its_number_whatever_was_chosen_since(
+    tmp_path: Path, used: list[int], measured: list[int]
+) -> None:
+    choose(tmp_path)
+    start = "threads: 1, with which the unfinished run in begun was begun"
+    assert keep(tmp_path, 1) == (None, [f"{start}, though 2 were chosen since (resume=false begins anew)"])
+    assert keep(tmp_path / "elsewhere", 1) == (None, [start])
+    assert keep(tmp_path, 2) == (CHOICE, ["threads: 2; a plain forward takes 2.00 ms with 1, 2.00 ms with 2"])
+    assert (used, measured) == ([2, 1, 1, 2], [1])
 
 
 def test_a_gpu_leaves_threads_alone(tmp_path: Path, used: list[int], measured: list[int]) -> None:

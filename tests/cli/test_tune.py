@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from autospec import profiling
 from autospec.cli import main
 from autospec.cli import tune as command
 from autospec.errors import MeasurementError, ModelError, TrackingError, WorkloadError
@@ -25,9 +28,11 @@ class FakeTune:
     def __init__(self, plan: StudyPlan, *outcomes: TuningResult | BaseException) -> None:
         self.plan, self.outcomes = plan, list(outcomes)
         self.calls: list[dict[str, Any]] = []
+        self.on_call: Callable[..., None] = lambda **options: None
 
     def __call__(self, decoder: Any, workload: Any, space: Any, **options: Any) -> TuningResult:
         self.calls.append({"workload": workload, "space": space, **options})
+        self.on_call(**options)
         options["on_event"](PlanMade(self.plan))
         options["on_event"](PhaseStarted("search", 3))
         outcome = self.outcomes.pop(0)
@@ -127,6 +132,63 @@ def test_threads_are_chosen_before_anything_is_measured(
     assert main(["tune", *QUIET]) == 0
     assert [call["threads"] for call in fake.calls] == [chosen, None]
     assert len(asked) == 1
+
+
+def begin_under(fake: FakeTune, monkeypatch: pytest.MonkeyPatch, num_threads: int, result: TuningResult) -> list[int]:
+    """Let torch have so many threads until it is told otherwise, and the next run be interrupted, once measured."""
+    now = [num_threads]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: now[-1])
+    monkeypatch.setattr(torch, "set_num_threads", now.append)
+    monkeypatch.setattr(profiling, "threads_key_of", lambda decoder: "0123", raising=False)
+    fake.outcomes = [replace(result, finished=False, stop_reason="interrupted"), result, result]
+
+    def measured(**options: Any) -> None:
+        value = {"machine": profiling.device_fingerprint("cpu", "float32")}
+        line = json.dumps({"decision": "identity", "value": value})
+        (options["output_dir"] / "measurements.jsonl").write_text(line + "\n")
+
+    fake.on_call = measured
+    return now
+
+
+def test_a_run_that_chose_its_threads_goes_on_under_them_whatever_was_chosen_since(
+    fake: FakeTune,
+    result: TuningResult,
+    in_empty_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    now, choice = begin_under(fake, monkeypatch, 1, result), [1, 2]
+    monkeypatch.setattr(command, "choose_threads", lambda *_, **how: now.append(choice.pop(0)))
+    assert main(["tune", *QUIET, "threads=auto"]) == 130
+    now.append(2)  # as a new process may have them
+    assert main(["tune", *QUIET, "threads=auto"]) == 0
+    (folder,) = _runs(in_empty_folder / "outputs")
+    shown = capsys.readouterr().out
+    assert f"threads: 1, with which the unfinished run in {folder} was begun" in shown
+    assert f"going on in {folder}" in shown
+    assert now[-1] == 1
+    assert main(["tune", *QUIET, "threads=auto"]) == 0  # it is finished now: chosen anew
+    assert (now[-1], choice, len(_runs(in_empty_folder / "outputs"))) == (2, [], 2)
+
+
+def test_a_run_of_another_number_of_threads_is_named_and_left(
+    fake: FakeTune,
+    result: TuningResult,
+    in_empty_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    now = begin_under(fake, monkeypatch, 1, result)
+    assert main(["tune", *QUIET]) == 130
+    (folder,) = _runs(in_empty_folder / "outputs")
+    now.append(2)
+    assert main(["tune", *QUIET]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"the unfinished run in {folder} stays as it is" in shown
+    assert "num_threads: 1 -> 2; threads=1 goes on with it" in shown
+    assert main(["tune", *QUIET, "threads=1"]) == 0
+    assert fake.calls[-1]["output_dir"] == folder
 
 
 def test_a_dry_run_tells_the_plan_and_leaves_nothing(

@@ -88,6 +88,26 @@ def test_sizes_are_upper_bounds_and_the_tightest_wins(with_rows):
     assert chosen == [8, 4, 4, 2, 2, 0]
 
 
+def test_a_size_between_two_speculates_only_where_both_do(with_rows):
+    # At 1 and at 16 it pays, at 4 it does not: 2 and 3 have an "off" above them, 5 to 15 one below.
+    policy = with_rows((1, None, None, 8), (4, None, None, 0), (16, None, None, 2))
+    chosen = [policy.choose(batch_size=size).draft_length for size in (1, 2, 3, 4, 5, 15, 16, 17)]
+    assert chosen == [8, 0, 0, 0, 0, 0, 2, 0]
+    # What is below 4 was not measured at all, so there is no second opinion.
+    assert with_rows((4, None, None, 3)).choose(batch_size=2).draft_length == 3
+
+
+def test_the_size_below_is_the_nearest_that_speaks_about_the_request(with_rows):
+    policy = with_rows(
+        (1, None, None, 0), (1, None, "edit", 6), (2, 100, None, 4), (2, None, "docs", 5), (8, None, None, 3)
+    )
+    assert policy.choose(batch_size=4).is_off  # as one at a time; the rows of 2 are for others
+    assert policy.choose(batch_size=4, category="edit").draft_length == 3
+    assert policy.choose(batch_size=4, category="docs").draft_length == 3
+    assert policy.choose(batch_size=4, context_length=100).draft_length == 3
+    assert policy.choose(batch_size=4, context_length=101).is_off
+
+
 def test_a_category_comes_before_sizes_when_both_are_one_condition(with_rows):
     policy = with_rows((1, None, None, 1), (None, None, "edit", 2), (None, 512, None, 3))
     assert policy.choose(batch_size=1, context_length=10, category="edit").draft_length == 2

@@ -10,10 +10,10 @@ from autospec import pocket
 from autospec.config import SpecConfig
 from autospec.engine.decoder import SpeculativeDecoder
 from autospec.records import Workload
+from autospec.tuning.entry import tune
 from autospec.tuning.events import OVER_LOSS, Event, TrialDone, TrialReport
 from autospec.tuning.knobs import Choices, Knob, Range
 from autospec.tuning.quality import LossLimit
-from autospec.tuning.run import tune
 from autospec.tuning.settings import QualitySettings, StudySettings
 from autospec.tuning.space import SearchSpace
 from autospec.workloads import WorkloadSource, load_workload

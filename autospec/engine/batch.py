@@ -66,8 +66,11 @@ class Batch:
         return session, session.prefill()
 
     def leave(self, session: Session) -> None:
-        """Free the row of a session."""
-        self._rows[session.cache.place] = None
+        """Free the row of a session; launches look at slots behind the text that comes next."""
+        row = session.cache.place
+        self._rows[row] = None
+        if self._target.is_launched:
+            self._cache.wipe(row)
 
     def step(self) -> list[tuple[Session, list[int]]]:
         """Take one step in every row: draft, verify, accept, commit; return the tokens of each."""

@@ -143,6 +143,13 @@ class KVCache:
         self.lengths[row] = length
 
     @torch.inference_mode()  # the tensors were made in it
+    def wipe(self, row: int) -> None:
+        """Make a row as empty as new: what a text left behind could be no number."""
+        self.crop(row, 0)
+        for states in (*self.keys.values(), *self.values.values()):
+            states[row].zero_()
+
+    @torch.inference_mode()  # the tensors were made in it
     def keep(self, row: int, start: int, path: Sequence[int]) -> None:
         """Compact a verified tree to its accepted path.
 

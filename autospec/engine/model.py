@@ -130,6 +130,11 @@ class CausalLM:
             self._caches.clears = launching is not None
 
     @property
+    def is_launched(self) -> bool:
+        """Whether its forwards are launched whole where they can be."""
+        return isinstance(self._forward, Graphs)
+
+    @property
     def num_launches(self) -> int:
         """How many shapes of its forward can be launched whole; 0 where every operation is run by itself."""
         return self._forward.num_launches if isinstance(self._forward, Graphs) else 0

@@ -66,7 +66,7 @@ class BatchVisit:
 
 
 def ragged(context_length: int, batch_size: int, room: int) -> list[int]:
-    """Return lengths of rows, evenly apart, whose mean is the context: the shortest has half of it, where there is room.
+    """Return lengths of rows, evenly apart, whose mean is the context; given room, the shortest has half of it.
 
     Args:
         context_length: Tokens.

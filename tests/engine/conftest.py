@@ -46,7 +46,7 @@ class TableLM:
         probs: [vocab, vocab, vocab] the next-token row behind each pair of tokens.
     """
 
-    revision, device, dtype = None, torch.device("cpu"), torch.float32
+    revision, device, dtype, is_launched = None, torch.device("cpu"), torch.float32, False
 
     def __init__(self, probs: Tensor, name: str = "table", context_length: int = 1000) -> None:
         self.logits, self.name, self.vocab_size = probs.log().float(), name, probs.shape[-1]

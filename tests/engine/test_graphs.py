@@ -13,6 +13,7 @@ import torch
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine import memory
+from autospec.engine.batch import Batch
 from autospec.engine.cache import KVCache
 from autospec.engine.cache_pool import PooledCache
 from autospec.engine.decoder import SpeculativeDecoder
@@ -23,6 +24,7 @@ from autospec.engine.lean.fixed import ChainForm, FixedChain
 from autospec.engine.model import CausalLM
 from autospec.engine.plans import Shape, bucket, reach_of
 from autospec.engine.rows import RowTokens
+from autospec.engine.session import Job
 from autospec.errors import ModelError
 
 PROMPTS = [[1, 2, 3, 4, 5, 6, 1, 2, 3], [10, 11, 12, 13, 10, 11, 12, 13, 14, 10, 11], [7, 8, 9, 7, 8]]
@@ -180,6 +182,34 @@ def test_trees_and_numbers_of_logits_of_rows_are_their_own(tiny_model: Any) -> N
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     assert [len(logits) for logits, _ in answers[0]] == [3, 2]
     assert watched.num_launched == 1
+
+
+def test_a_full_row_that_asks_nothing_is_not_written_over(tiny_model: Any) -> None:
+    watched, model = Watched(), CausalLM(tiny_model("llama", max_position_embeddings=1024), "model")
+    model.launch_by(watched)
+    cache = model.new_cache(20, 2)
+    model.forward(torch.arange(cache.capacity)[None] % 64, cache.row(0), num_logits=1)
+    model.forward(torch.arange(5)[None], cache.row(1), num_logits=1)
+    before = cache.keys[0][0].clone()
+    model.forward_rows([RowTokens(1, [3])], cache)
+    assert torch.equal(cache.keys[0][0], before)
+    assert watched.num_made == 0
+
+
+def test_what_is_no_number_does_not_outlive_its_text(tiny_model: Any) -> None:
+    target = CausalLM(tiny_model("llama"), "target")
+    target.launch_by(Recorded())
+    batch = Batch(target, 2, 40)
+    for row in range(2):
+        batch.join(row, None, Job((1, 2, 3), SpecConfig(), GREEDY, 0, 8))
+    with torch.inference_mode():
+        batch._cache.keys[0][1, :, 5:30] = float("nan")
+    batch.leave(batch.sessions[1])
+    session, _ = batch.join(1, None, Job((4, 5), SpecConfig(), GREEDY, 0, 8))
+    for _, tokens in batch.step():
+        assert tokens
+    assert session.cache.length == 3
+    assert not batch._cache.keys[0].isnan().any()
 
 
 def test_rows_without_room_for_padding_run_anew(tiny_model: Any) -> None:

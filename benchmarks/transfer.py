@@ -7,7 +7,7 @@ and then measured beside a sample of both spaces and the other settings' choices
 again: the first half of the repeats says which is the best, the second how far the choice is behind it. Writes regrets
 to `benchmarks/results/transfer.json`. Takes about half an hour; needs nothing but the package.
 
-The pair reads 1,024 tokens. For prompts of up to 4,096 both models get rotary angles stretched by YaRN (2309.00071), so
+The pair reads 1,024 tokens. For prompts of up to 4,096 both models get angles stretched by YaRN (2309.00071), so
 they are another pair, recorded behind the same short prompts; each long prompt is one of these behind other texts.
 """
 

@@ -140,7 +140,7 @@ def _forecast(trace: Trace, profile: HardwareProfile, space: SearchSpace, settin
     Raises:
         ConfigError: The profile has not even what plain decoding of the prompts needs.
     """
-    from autospec.cost_model import Predictor
+    from autospec.cost_model import Predictor, contexts_of
     from autospec.replay import Simulator, rank_acceptance
     from autospec.tuning.calibrating import calibrate, cost_curves, readers
     from autospec.tuning.defaults import engine_defaults
@@ -153,7 +153,8 @@ def _forecast(trace: Trace, profile: HardwareProfile, space: SearchSpace, settin
     space = space.under(trace.sampling).with_trees(TreeMaker(recorded))
     priced = readers(space) & set(known)
     try:
-        costs = cost_curves(profile, trace, priced, calibrate(trace, priced))
+        contexts = contexts_of(trace, settings.prompt_length)
+        costs = cost_curves(profile, contexts, priced, calibrate(trace, priced))
         predictor = Predictor(Simulator(trace, costs=costs), profile, prompt_length=settings.prompt_length)
     except MeasurementError as error:
         raise ConfigError(f"a profile must reach as far as the prompts, but: {error}") from error

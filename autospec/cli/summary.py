@@ -199,7 +199,7 @@ def _bounded(bound: Bound, words: str) -> str:
 
 def _why_off(result: TuningResult) -> str:
     """Say why nothing is used: what failed has not been beaten by plain decoding."""
-    late = {one.config for one in result.failures if one.stage != "search"}
+    late = {one.config for one in result.failures if one.stage in ("finalist", "confirm")}
     if late:
         return f"failed after the search: {', '.join(config.short() for config in late)}; see below"
     rule = "beat plain decoding with an interval above 1.0"

@@ -1,4 +1,4 @@
-"""What a lean forward can be asked to do in one launch: tokens of a text, of several rows, a whole greedy draft.
+"""What a lean forward can be asked to do in one launch: tokens of a text, of several rows, a whole draft.
 
 Each says what is fixed of it, how to fill its buffers, and what is to be run on them.
 """

@@ -15,7 +15,7 @@ from autospec.checks import Boolean, Built, ListOf, MapOf, Nullable, Number, Rec
 from autospec.config import SamplingParams
 from autospec.errors import ProfileError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _OLDEST = 1
 HOWS = ("step", "forward")
 VERDICTS = ("quiet", "noisy", "too noisy", "unknown")
@@ -129,8 +129,7 @@ def validate(document: Any) -> dict[str, Any]:
             "with `python -m autospec profile`"
         )
     content = {name: value for name, value in document.items() if name != "sha256"}
-    if version == 1:  # before numbers of threads were compared
-        content = {"threads": None, **content, "schema_version": SCHEMA_VERSION}
+    content = _raised(content, version)
     faults = list(PROFILE.faults(content, ""))
     if "sha256" not in document:
         faults.append("`sha256` is missing")
@@ -141,3 +140,21 @@ def validate(document: Any) -> dict[str, Any]:
     if faults:
         raise ProfileError("\n".join(faults))
     return content
+
+
+def _raised(content: dict[str, Any], version: int) -> dict[str, Any]:
+    """Return what an older version says as of this one."""
+    if version == SCHEMA_VERSION:
+        return content
+    content = {**content, "schema_version": SCHEMA_VERSION}
+    if version == 1:  # before numbers of threads were compared
+        content = {"threads": None, **content}
+    points = content.get("target_points")
+    if isinstance(points, list):  # of batches they were timed with rows of one length, which attend in another way
+        content["target_points"] = [one for one in points if not (isinstance(one, dict) and _size(one) > 1)]
+    return content
+
+
+def _size(point: Mapping[str, Any]) -> int:
+    size = point.get("batch_size")
+    return size if isinstance(size, int) else 1

@@ -31,7 +31,7 @@ class RecycledTrees:
         lasts = starts + trace.contexts - 1
         self._last_numbers = numbers[lasts]
         # [positions, numbers] where each token last stood before the last token of the text; -1 where it did not.
-        self._places = np.full((trace.num_positions, int(numbers.max(initial=0)) + 1), -1, dtype=np.int64)
+        self._places = np.full((trace.num_positions, int(numbers.max(initial=0)) + 1), -1, dtype=np.int32)
         for position, (start, last) in enumerate(zip(starts.tolist(), lasts.tolist(), strict=True)):
             self._places[position, numbers[start:last]] = np.arange(start, last)  # of equals the last one stays
 

@@ -15,6 +15,8 @@ from autospec.replay.tables import Counts, StepTable
 from autospec.replay.trace import Trace
 from autospec.replay.windowing import RecordedLookahead
 
+_CELLS = 1 << 20  # of contexts times tokens of a text that are looked at together
+
 
 @dataclass(frozen=True, slots=True)
 class Spans:
@@ -103,7 +105,9 @@ def ngram_spans(trace: Trace, config: SpecConfig, width: int, depth: int) -> Spa
         text = trace.text[start : int(trace.text_starts[row + 1])]
         own = slice(first, int(trace.position_starts[row + 1]))
         contexts = trace.contexts[own]
-        ends = _match_ends(text, contexts, config, width)
+        step = max(_CELLS // len(text), 1)
+        parts = [_match_ends(text, contexts[at : at + step], config, width) for at in range(0, len(contexts), step)]
+        ends = np.concatenate(parts) if parts else np.zeros((0, width), dtype=np.int64)
         places = ends[:, :, None] + np.arange(depth)
         is_known = (ends[:, :, None] >= 0) & (places < contexts[:, None, None])
         found[own] = np.where(is_known, text[np.minimum(places, len(text) - 1)], -1)

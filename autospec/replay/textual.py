@@ -43,7 +43,9 @@ CHAIN_KNOBS: dict[type, tuple[str, ...]] = {
     RecordedLookahead: ("lookahead_window", "lookahead_ngram"),
 }
 
-MOST_POSITIONS = 1 << 14  # beyond which drafts are made step by step, which takes longer but no memory
+# Positions, and these times tokens of the longest text, beyond which drafts are made step by step: that takes longer,
+# but no memory.
+MOST_POSITIONS, MOST_CELLS = 1 << 14, 1 << 25
 _DEPTH, _WIDTH, _NODES = 16, 8, 32  # what is listed so deep, wide and long serves all that is smaller
 _MOST_WIDTH, _MOST_BYTES = 16, 1 << 26
 
@@ -121,9 +123,14 @@ class TextTables:
             return self._recycling_stepper(config)
         return None
 
+    @functools.cached_property
+    def _is_large(self) -> bool:
+        num, longest = self._trace.num_positions, int(np.diff(self._trace.text_starts).max(initial=0))
+        return num > MOST_POSITIONS or num * longest > MOST_CELLS
+
     def _lists(self, drafter: Drafter | None, config: SpecConfig) -> bool:
         """Return whether a drafter's drafts are few enough to be listed."""
-        if self._trace.num_positions > MOST_POSITIONS or config.tree_width > _MOST_WIDTH:
+        if self._is_large or config.tree_width > _MOST_WIDTH:
             return False
         is_warm = type(drafter) is WarmSuffix and config.suffix_min_prob >= LEAST_SHARE
         return is_warm or not isinstance(drafter, SuffixDrafter)

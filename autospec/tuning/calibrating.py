@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from autospec.cost_model import AcceptanceModel, fit_acceptance
 from autospec.errors import MeasurementError
 from autospec.replay import AcceptanceRows, Trace, acceptance_rows
@@ -75,18 +78,21 @@ def calibrate(trace: Trace, drafters: Iterable[str]) -> tuple[Calibrated, ...]:
 
 
 def cost_curves(
-    profile: HardwareProfile, trace: Trace, drafters: Iterable[str], calibrated: Iterable[Calibrated]
+    profile: HardwareProfile, contexts: NDArray[np.int64], drafters: Iterable[str], calibrated: Iterable[Calibrated]
 ) -> dict[str, CostCurve]:
-    """Return what the cost-aware rule reads: costs in the middle of the trace's contexts, and what was learnt.
+    """Return what the cost-aware rule reads: costs in the middle of contexts, and what was learnt.
 
     Args:
         profile: Of the machine.
-        trace: The texts.
+        contexts: [positions] tokens of the text, as of a trace.
         drafters: Names; those that the profile does not have get none.
         calibrated: What was learnt of them.
+
+    Raises:
+        MeasurementError: The profile does not reach as far.
     """
     # Tokens cached before a step are one fewer than those of the text.
-    middle = (int(trace.contexts.min()) + int(trace.contexts.max()) - 2) // 2
+    middle = (int(contexts.min()) + int(contexts.max()) - 2) // 2
     learnt: Mapping[str, AcceptanceCalibration | None] = {one.drafter: one.acceptance for one in calibrated}
     names = sorted(set(drafters) & set(profile.drafters))
     return {name: replace(profile.cost_curve(name, middle), acceptance=learnt.get(name)) for name in names}

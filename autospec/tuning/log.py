@@ -20,7 +20,13 @@ from autospec.records import Measurement
 
 MEASUREMENTS_FILE = "measurements.jsonl"
 Key = tuple[str, str, str, int]
-_STAGES = {"search": "the search", "finalist": "the final choice", "confirm": "the confirmation"}
+_STAGES = {
+    "search": "the search",
+    "finalist": "the final choice",
+    "confirm": "the confirmation",
+    "situation": "the choice for a batch or a length",
+    "situation_confirm": "the judgement of a batch or a length",
+}
 _LINE_ERRORS = (ValueError, TypeError, KeyError, MeasurementError)
 
 
@@ -49,7 +55,8 @@ class Failure:
 
     def __str__(self) -> str:
         where = _STAGES.get(self.stage, self.stage)
-        return f"{self.config.short()} failed in {where}, on prompt {self.prompt_id!r}: {self.reason}"
+        beside = f" and {self.num_outputs - 1} beside it" if self.num_outputs > 1 else ""
+        return f"{self.config.short()} failed in {where}, on prompt {self.prompt_id!r}{beside}: {self.reason}"
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values."""

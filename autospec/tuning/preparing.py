@@ -34,7 +34,7 @@ from autospec.tuning.guide import Guide
 from autospec.tuning.log import MeasurementLog
 from autospec.tuning.measuring import Measurer
 from autospec.tuning.replaying import is_priced_whole, price, replay_study
-from autospec.tuning.situations import situations_of
+from autospec.tuning.situations import lengths_of, situations_of
 from autospec.tuning.space import SearchSpace
 from autospec.tuning.task import Task
 from autospec.tuning.trees import TreeMaker
@@ -94,7 +94,7 @@ def prepare(task: Task, log: MeasurementLog, measurer: Measurer, prompts: Sequen
         with measurer.phase("replay"):
             space = space.with_trees(TreeMaker(log.decide("rank_acceptance", lambda: _by_rank(trace, space))))
             acceptance = _calibrated(task, trace, space)
-            task.decoder.costs = cost_curves(costs, trace, readers(space), acceptance)
+            task.decoder.costs = cost_curves(costs, trace.contexts, readers(space), acceptance)
             simulator = Simulator(trace, task.decoder.drafters, costs=task.decoder.costs, recorder=recorder)
             predictor = Predictor(simulator, costs, task.goal.yardstick)
             guide = _guide(task, log, predictor, space)
@@ -190,7 +190,7 @@ def _profile(task: Task, trace: Trace, space: SearchSpace) -> HardwareProfile:
 
 
 def _kept(task: Task, trace: Trace) -> HardwareProfile | None:
-    """Return a profile that the command `profile` made, if it reaches as far as the trace."""
+    """Return a profile that the command `profile` made, if it knows all that will be asked of it."""
     if not isinstance(task.hardware, Path):
         return None
     path = profile_path(task.hardware, key_of(task.decoder, task.workload.sampling))
@@ -201,41 +201,38 @@ def _kept(task: Task, trace: Trace) -> HardwareProfile | None:
     except ProfileError as error:
         task.on_event(Warned(f"costs are measured again: {error}"))
         return None
-    low, high = _reach(trace)
-    return found if found.contexts and found.contexts[0] <= low and high <= found.contexts[-1] else None
+    asked, known = _contexts(task, trace), found.contexts
+    has_sizes = set(_batch_sizes(task)) <= {point.batch_size for point in found.target_points}
+    return found if known and known[0] <= asked[0] and asked[-1] <= known[-1] and has_sizes else None
 
 
 def _short(task: Task, trace: Trace, space: SearchSpace) -> ProfileSettings:
     """Return what to measure: contexts of the trace and of asked lengths, trees only where the space has some."""
     minutes = task.settings.minutes
     share = _PROFILE_SHARE * minutes * 60 if minutes else _UNLIMITED_SECONDS
-    low, high = _reach(trace)
-    asked = {low, (low + high) // 2, high, *_contexts_of_lengths(task)}
-    most = task.decoder.target.usable_length - _END_ROOM
-    sizes = tuple(size for size in task.workload.batch_sizes if size > 1)
+    sizes = _batch_sizes(task)
     # Drafts of several rows are measured as those of trees are.
     has_rows = bool(sizes) or not set(_values(space, "tree_shape")) <= {"chain"}
     return ProfileSettings(
         budget_seconds=min(max(share, _LEAST_SECONDS), _UNLIMITED_SECONDS),
-        contexts=tuple(sorted({min(one, most) for one in asked})),
+        contexts=_contexts(task, trace),
         widths=ProfileSettings().widths if has_rows else (),
         batch_sizes=sizes,
     )
 
 
-def _contexts_of_lengths(task: Task) -> set[int]:
-    """Return the contexts between which texts behind prompts of the lengths lie that shall have a row of their own."""
-
-    def length_of(prompt: Prompt) -> int:
-        return len(task.decoder.render(prompt))
-
-    found = [one.prompt_length(task.workload.tune, length_of) for one in situations_of(task.workload)]
-    return {end for one in found if one is not None for end in (one, one + task.workload.max_new_tokens)}
+def _batch_sizes(task: Task) -> tuple[int, ...]:
+    return tuple(size for size in task.workload.batch_sizes if size > 1)
 
 
-def _reach(trace: Trace) -> tuple[int, int]:
-    """Return the shortest and the longest context of the trace, tokens cached before a step."""
-    return int(trace.contexts.min()) - 1, int(trace.contexts.max()) - 1
+def _contexts(task: Task, trace: Trace) -> tuple[int, ...]:
+    """Return contexts of the trace, tokens cached before a step, and those of prompts of the lengths asked for."""
+    low, high = int(trace.contexts.min()) - 1, int(trace.contexts.max()) - 1
+    length = lengths_of(task.decoder)
+    lengths = [one.prompt_length(task.workload.tune, length) for one in situations_of(task.workload)]
+    ends = {end for one in lengths if one is not None for end in (one, one + task.workload.max_new_tokens)}
+    most = task.decoder.target.usable_length - _END_ROOM
+    return tuple(sorted({min(one, most) for one in (low, (low + high) // 2, high, *ends)}))
 
 
 def _calibrated(task: Task, trace: Trace, space: SearchSpace) -> tuple[Calibrated, ...]:

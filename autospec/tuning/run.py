@@ -30,7 +30,7 @@ from autospec.tuning.pool import OFF, Leaderboard, Pool
 from autospec.tuning.predicted import look_back, predictions_json
 from autospec.tuning.quality import LossLimit
 from autospec.tuning.result import TOKENS_PER_EXCUSE, TuningResult
-from autospec.tuning.situations import SituationRow, Situations, situations_of
+from autospec.tuning.situations import SituationRow, Situations, lengths_of, situations_of
 from autospec.tuning.study import Search, SearchParts
 from autospec.tuning.task import Task
 
@@ -121,7 +121,7 @@ class _Run:
         judging = Situations(
             workload=task.workload,
             measurer=self._measurer,
-            lengths=lambda prompt: len(task.decoder.render(prompt)),
+            lengths=lengths_of(task.decoder),
             seconds_per_prompt=plan.seconds_per_prompt,
             on_event=task.on_event,
             yardstick=task.goal.yardstick,

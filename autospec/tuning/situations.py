@@ -10,7 +10,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 from autospec.claims import claims
 from autospec.comparison import Estimate, verdict
@@ -23,6 +24,9 @@ from autospec.tuning.finalists import Chosen, measure_all
 from autospec.tuning.measuring import Measurer
 from autospec.tuning.pool import OFF, Pool
 from autospec.yardsticks import SPEED, Yardstick
+
+if TYPE_CHECKING:
+    from autospec.engine.decoder import SpeculativeDecoder
 
 CHOICE, JUDGEMENT = "situation", "situation_confirm"  # stages of the log
 LEAST_GROUPS = 3  # of which a judgement can be made
@@ -86,6 +90,11 @@ class Situation:
     def _group(self, members: Sequence[Prompt]) -> Prompt:
         first, *others = members
         return replace(first, prompt_id=f"{first.prompt_id} ({self.name})", companions=tuple(others))
+
+
+def lengths_of(decoder: SpeculativeDecoder) -> Lengths:
+    """Return what counts the tokens of a prompt; each is rendered once."""
+    return cache(lambda prompt: len(decoder.render(prompt)))
 
 
 def situations_of(workload: Workload) -> tuple[Situation, ...]:
@@ -153,8 +162,20 @@ def candidates(ranked: Iterable[SpecConfig], predicted: Sequence[SpecConfig] = (
         ),
         lambda one: one.drafter != best.drafter,
     ]
-    found = [*predicted[:_PREDICTED], best, *(next((one for one in known if fits(one)), best) for fits in wanted)]
+    found = [
+        *_different(predicted)[:_PREDICTED],
+        best,
+        *(next((one for one in known if fits(one)), best) for fits in wanted),
+    ]
     return tuple(dict.fromkeys(found))
+
+
+def _different(configs: Sequence[SpecConfig]) -> list[SpecConfig]:
+    """Return the first of those that draft as long by the same drafter and rule: others are hardly told apart."""
+    kinds: dict[tuple[str, str, str, int], SpecConfig] = {}
+    for one in configs:
+        kinds.setdefault((one.drafter, one.tree_shape, one.stop_rule, one.draft_length), one)
+    return list(kinds.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,6 +101,8 @@ def test_the_cost_aware_rule_has_the_costs_of_the_profile(
     Path("space.yaml").write_text(SPACE + "  stop_rule: {choices: [static, cost_aware]}\n")
     main(words)
     assert given[1] == {"ngram": find_profile("profile.json").cost_curve("ngram", 21)}  # between 16 and 26 tokens
+    main([*words, "prompt_length=24"])
+    assert given[2] == {"ngram": find_profile("profile.json").cost_curve("ngram", 29)}
 
 
 def test_it_says_the_same_twice(words: list[str]) -> None:
@@ -162,7 +164,12 @@ def test_prompts_may_be_taken_for_longer_ones(words: list[str], capsys: pytest.C
 
 
 @pytest.mark.parametrize(
-    ("length", "message"), [(0, "`prompt_length >= 1` must hold"), (60, "a profile must reach as far as the prompts")]
+    ("length", "message"),
+    [
+        (0, "`prompt_length >= 1` must hold"),
+        (10**20, "prompt_length <="),
+        (60, "a profile must reach as far as the prompts"),
+    ],
 )
 def test_a_length_that_nothing_is_known_of_is_bad_input(
     words: list[str], capsys: pytest.CaptureFixture[str], length: int, message: str

@@ -60,7 +60,7 @@ def test_batches_of_longer_prompts_take_longer(trace: Trace, by_hand: HardwarePr
     assert abs(long) < abs(short)  # the prompts, alike under any configuration, are more of the whole
 
 
-@pytest.mark.parametrize("length", [0, 500])
+@pytest.mark.parametrize("length", [0, 500, 10**20])
 def test_a_length_that_nothing_is_known_of_is_refused(trace: Trace, by_hand: HardwareProfile, length: int) -> None:
     with pytest.raises(MeasurementError):
         Predictor(Simulator(trace), by_hand, prompt_length=length)

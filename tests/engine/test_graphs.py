@@ -68,6 +68,14 @@ class Watched(Recorded):
         return num_bytes <= self.free_bytes
 
 
+class Wrong(Recorded):
+    """Computes something else."""
+
+    def make(self, run: Run) -> Run:
+        made = super().make(run)
+        return lambda: [output.roll(1, -1) for output in made()]
+
+
 def models(tiny_model: Any, noisy_copy: Any, kind: str) -> list[CausalLM]:
     target = tiny_model(kind, seed=KINDS[kind])
     return [CausalLM(target, "target"), CausalLM(noisy_copy(target, 0.04), "small")]
@@ -226,11 +234,6 @@ def test_rows_without_room_for_padding_run_anew(tiny_model: Any) -> None:
 
 
 def test_launches_of_rows_that_compute_something_else_are_not_taken(tiny_model: Any) -> None:
-    class Wrong(Recorded):
-        def make(self, run: Run) -> Run:
-            made = super().make(run)
-            return lambda: [output.roll(1, -1) for output in made()]
-
     model, eager = (CausalLM(tiny_model("llama"), name) for name in ("model", "eager"))
     model.launch_by(Wrong())
     cache, expected = model.new_cache(40, 2), KVCache(40, 2)
@@ -300,20 +303,20 @@ def test_rules_and_draws_end_launched_drafts_where_they_end_others(
 def test_a_draft_that_a_rule_may_end_is_launched_in_pieces_and_a_drawn_one_whole(
     tiny_model: Any, noisy_copy: Any
 ) -> None:
-    """A rule that never ends drafts of 10 tokens: pieces of 4, 4 and 2; without a rule, one launch, drawn or not."""
-    rules: list[tuple[dict[str, Any], int]] = [({"stop_rule": "confidence", "stop_threshold": 0.0}, 3), ({}, 1)]
+    """A rule that never ends drafts of 6 tokens: pieces of 4 and 2; without a rule, one launch, drawn or not."""
+    rules: list[tuple[dict[str, Any], int]] = [({"stop_rule": "confidence", "stop_threshold": 0.0}, 2), ({}, 1)]
     for rule, num_pieces in rules:
         for sampling in (GREEDY, SAMPLED):
             target, small = models(tiny_model, noisy_copy, "llama")
             watched = Watched()
             small.launch_by(watched)
-            config = SpecConfig("draft", 10, **rule)
+            config = SpecConfig("draft", 6, **rule)
             (output,) = decoder_of(target, small).generate(
                 PROMPTS[:1], config=config, sampling=sampling, max_new_tokens=12, ignore_eos=True
             )
-            assert output.stats.num_drafted > 10
+            assert output.stats.num_drafted > 6
             # The first draft begins with the prompt and runs token by token; later ones are shorter near the end.
-            first, rest = 9, output.stats.num_steps - 1
+            first, rest = 5, output.stats.num_steps - 1
             assert watched.num_launched <= first + num_pieces * rest
             assert watched.num_launched >= first + rest - 1
 
@@ -511,11 +514,6 @@ def test_where_none_can_be_made_operations_run_one_by_one(tiny_model: Any, error
 
 
 def test_launches_that_compute_something_else_are_not_taken(tiny_model: Any) -> None:
-    class Wrong(Recorded):
-        def make(self, run: Run) -> Run:
-            made = super().make(run)
-            return lambda: [output.roll(1, -1) for output in made()]
-
     model, eager = (CausalLM(tiny_model("llama"), name) for name in ("model", "eager"))
     model.launch_by(Wrong())
     cache, expected = model.new_cache(40), KVCache(40)

@@ -214,8 +214,24 @@ def test_a_profile_of_the_first_version_is_read_without_threads(made: HardwarePr
     with pytest.raises(ProfileError, match="its sha256 does not fit"):
         HardwareProfile.from_json(document)
     document["sha256"] = checksum(document)
-    assert HardwareProfile.from_json(document) == made
+    assert replace(HardwareProfile.from_json(document), target_points=made.target_points) == made
     assert made.threads is None
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_older_profiles_say_nothing_of_batches_whose_rows_stood_level(made: HardwareProfile, version: int) -> None:
+    document = {**made.to_json(), "schema_version": version}
+    document["sha256"] = checksum(document)
+    old = HardwareProfile.from_json(document)
+    assert old.target_points == tuple(one for one in made.target_points if one.batch_size == 1)
+    assert old.target_seconds(4, 40) == made.target_seconds(4, 40)
+    assert made.target_seconds(4, 40, batch_size=2) > 0
+    with pytest.raises(MeasurementError):
+        old.target_seconds(4, 40, batch_size=2)
+    document["target_points"] = "none"
+    document["sha256"] = checksum(document)
+    with pytest.raises(ProfileError, match="`target_points` must be"):
+        HardwareProfile.from_json(document)
 
 
 def test_a_point_may_be_there_once(made: HardwareProfile) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.drafters import SuffixDrafter
-from autospec.replay import Simulator, Trace, TracePrompt, textual
+from autospec.replay import Simulator, Trace, TracePrompt, spans, textual
 from autospec.replay.following import Follower
 from autospec.replay.keeping import Kept
 from autospec.replay.listing import Listing
@@ -109,17 +109,30 @@ def test_budgets_and_limits_are_cut_from_a_list() -> None:
         assert listing.stepper(budget)(row, np.array([limit]))[:, 0].tolist() == counts
 
 
+@pytest.mark.parametrize("bound", ["MOST_POSITIONS", "MOST_CELLS"])
 @pytest.mark.parametrize("drafter", ["ngram", "suffix", "lookahead"])
-def test_many_positions_are_walked_one_by_one(drafter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_positions_are_walked_one_by_one(drafter: str, bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     trace, numbers = random_trace(7), random.Random(drafter)
     configs = [random_config(numbers, drafter, shape) for shape in ("chain", "trie") for _ in range(4)]
     listed = [Simulator(trace).replay(config) for config in configs]
-    monkeypatch.setattr(textual, "MOST_POSITIONS", trace.num_positions - 1)
+    longest = int(np.diff(trace.text_starts).max())
+    most = {"MOST_POSITIONS": trace.num_positions - 1, "MOST_CELLS": trace.num_positions * longest - 1}
+    monkeypatch.setattr(textual, bound, most[bound])
     monkeypatch.setattr(textual, "lookahead_spans", None)
     monkeypatch.setattr(textual, "ngram_spans", None)
     monkeypatch.setattr(textual, "SuffixLists", None)
     for config, replay in zip(configs, listed, strict=True):
         np.testing.assert_array_equal(Simulator(trace).replay(config).accepted, replay.accepted)
+
+
+def test_how_many_contexts_are_looked_at_together_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    trace, config = random_trace(8), SpecConfig("ngram", 6, ngram_max=4)
+    whole = spans.ngram_spans(trace, config, 4, 6)
+    monkeypatch.setattr(spans, "_CELLS", 2 * int(np.diff(trace.text_starts).max()) + 1)
+    parts = spans.ngram_spans(trace, config, 4, 6)
+    for name in ("lengths", "hits", "shared"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+    assert whole.hits.max() > 1
 
 
 def test_what_was_asked_for_longest_ago_makes_room() -> None:

@@ -50,6 +50,9 @@ def test_what_failed_beside_others_may_be_tried_with_fewer(tmp_path: Path) -> No
         assert [log.failure_of(config, size) is not None for size in (1, 2, 4, 8)] == [False, False, True, True]
         log.append_failure(Failure(SpecConfig("ngram", 2), "p", "search", 1, "no drafts"))
         assert all(log.failure_of(SpecConfig("ngram", 2), size) for size in (1, 2, 8)), "alone and so in any batch"
+        assert str(log.failures[0]).endswith(
+            "failed in the choice for a batch or a length, on prompt 'p' and 3 beside it: out of memory"
+        )
         log.close()
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -253,6 +255,29 @@ def test_a_kept_profile_is_used_where_it_reaches_as_far_as_the_prompts(
     done = Prepared(decoder, tmp_path / "second", hardware=tmp_path)
     assert [event.message[:24] for event in done.events if isinstance(event, Warned)] == ["costs are measured again"]
     assert done.made is not None
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_enough"),
+    [
+        ({}, True),
+        ({"context_lengths": (24,)}, True),
+        ({"context_lengths": (24, 60)}, False),
+        ({"batch_sizes": (2,)}, False),
+    ],
+)
+def test_a_kept_profile_is_used_where_it_knows_the_lengths_and_batches_that_are_asked(
+    decoder: SpeculativeDecoder, measured: HardwareProfile, tmp_path: Path, asked: dict[str, Any], is_enough: bool
+) -> None:
+    """It was measured to 40 tokens, one prompt at a time; a prompt has 50, the others 6 to 24."""
+    path = profile_path(tmp_path, key_of(decoder, SamplingParams()))
+    path.parent.mkdir()
+    measured.save(path)
+    tune = (*PROMPTS, Prompt("long", "even", "12345" * 10))
+    workload = Workload("digits", tune, PROMPTS, max_new_tokens=8, **asked)
+    task: Any = SimpleNamespace(hardware=tmp_path, decoder=decoder, workload=workload)
+    trace: Any = SimpleNamespace(contexts=np.array([7, 20]))
+    assert (preparing._kept(task, trace) == measured) is is_enough
 
 
 def test_a_profile_without_what_the_prompts_need_leaves_the_search_unguided(

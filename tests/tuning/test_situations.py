@@ -81,6 +81,11 @@ def test_what_is_predicted_of_a_situation_comes_first() -> None:
     assert candidates([LONG, OTHER, MID, SHORT], [SHORT, OTHER, MID]) == (SHORT, OTHER, LONG, MID)
 
 
+def test_predictions_that_are_hardly_told_apart_are_tried_once() -> None:
+    twin = replace(OTHER, ngram_max=5)
+    assert candidates([LONG, OTHER, twin], [OTHER, twin, SHORT]) == (OTHER, SHORT, LONG)
+
+
 class LoadedRunner:
     """Speculation loses by every token drafted beside others: seconds are planted, one tick of noise apart."""
 

@@ -110,7 +110,7 @@ class FixedChain:
     """
 
     def __init__(self, lean: LeanForward, keys: States, values: States, inputs: FixedInputs, form: ChainForm) -> None:
-        self.inputs, self._lean, self._form, self._length = inputs, lean, form, form.length
+        self.inputs, self._lean, self._form = inputs, lean, form
         self._keys, self._values = dict(keys), dict(values)
         self._first = FixedForward(lean, keys, values, inputs)
         self._angles = lean.rotary.up_to(inputs.reach)
@@ -128,11 +128,11 @@ class FixedChain:
         (logits,) = self._first()
         rows = [self._row(logits)]
         tokens = [self._chosen(logits, rows[0], 0)]
-        if self._length > 1:
+        if self._form.length > 1:
             slots = self.inputs.slots[self.inputs.wanted] + self._steps
             cosines, sines = _turns(self._angles, slots)
             masks = {kind: self._masks(slots, window) for kind, window in self._lean.windows.items()}
-            for step in range(self._length - 1):
+            for step in range(self._form.length - 1):
                 here = slice(step, step + 1)
                 own = {kind: mask[:, :, here] for kind, mask in masks.items()}
                 attention = FixedAttention(self._keys, self._values, slots[here], own)

@@ -75,7 +75,7 @@ class Graphs:
             What `FixedChain` returns; None where they must be drafted one by one.
         """
         num_fresh, store = len(token_ids), _store_of(cache)
-        if store is None or not self._launches.launching.loops or num_fresh > _MOST_FRESH:
+        if store is None or num_fresh > _MOST_FRESH:
             return None
         size = max(2, bucket(num_fresh))  # a text has one or two tokens that were not run
         num_slots = cache.length + max(size, num_fresh + form.length - 1)

@@ -13,8 +13,8 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import make_fx
 
+from autospec.engine.compiling import recorded
 from autospec.engine.memory import free_bytes
 
 Run = Callable[[], Sequence[Tensor]]
@@ -22,13 +22,7 @@ _WARM_UPS = 2  # libraries choose their kernels and take their memory in the fir
 
 
 class Launching(ABC):
-    """How forwards of fixed shape are launched; one at a time, because they share buffers and memory.
-
-    Attributes:
-        loops: Whether a whole draft loop is worth being made one launch.
-    """
-
-    loops = True
+    """How forwards of fixed shape are launched; one at a time, because they share buffers and memory."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -63,7 +57,7 @@ class Recorded(Launching):
 
     def make(self, run: Run) -> Run:
         """See `Launching`."""
-        return cast("Run", _recorded(run))
+        return cast("Run", recorded(run))
 
 
 class CudaGraphs(Launching):
@@ -128,39 +122,33 @@ class Compiled(Launching):
     """Compiles by `torch.compile`, once for each shape; torch keeps on disk what it compiled.
 
     Args:
-        then: How compiled code is launched; None is to call it.
+        then: How compiled code is launched.
     """
 
-    def __init__(self, then: Launching | None = None) -> None:
+    def __init__(self, then: Launching) -> None:
         super().__init__()
         self._then = then
-        self.loops = then is not None  # a loop of k forwards is k times the code to compile
 
     def make(self, run: Run) -> Run:
         """See `Launching`."""
-        # Recorded first, because each record is code of its own: of one function torch compiles only a few shapes.
-        compiled = _recorded(run)
+        compiled = recorded(run)
         compiled.compile(dynamic=False, fullgraph=True)
         compiled()
-        made = cast("Run", compiled)
-        return made if self._then is None else self._then.make(made)
+        return self._then.make(cast("Run", compiled))
 
     def has_room(self, num_bytes: int) -> bool:
         """See `Launching`."""
-        return self._then is None or self._then.has_room(num_bytes)
+        return self._then.has_room(num_bytes)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
         """See `Launching`."""
-        with super().turn() if self._then is None else self._then.turn():
+        with self._then.turn():
             yield
-
-
-def _recorded(run: Run) -> torch.fx.GraphModule:
-    return make_fx(lambda: tuple(run()))()
 
 
 def usual_launching(device: torch.device, compiles: bool) -> Launching | None:
     """Return how a device launches best; None is to run everything anew."""
-    plain = CudaGraphs(device) if device.type == "cuda" else None
-    return Compiled(plain) if compiles else plain
+    if device.type != "cuda":
+        return None
+    return Compiled(CudaGraphs(device)) if compiles else CudaGraphs(device)

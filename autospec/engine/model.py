@@ -19,7 +19,7 @@ from autospec.engine.device import resolve_device, resolve_dtype
 from autospec.engine.forwards import Forward, TransformersForward
 from autospec.engine.graphs import Graphs
 from autospec.engine.launching import Launching, usual_launching
-from autospec.engine.lean import LeanForward, read_lean, speed_up
+from autospec.engine.lean import LeanForward, compile_lean, read_lean, speed_up
 from autospec.engine.lean.fixed import ChainForm
 from autospec.engine.location import locate
 from autospec.engine.masks import NewTokens, layer_windows
@@ -151,7 +151,10 @@ class CausalLM:
         if lean is not None:
             self._forward = lean
             if agrees(self, expected):
-                self._forward = speed_up(self.model, self._windows, is_owned, not compiles)
+                # No compiler follows what runs packed weights; on a CPU turned ones are compiled beside them.
+                packs = not compiles or self.device.type == "cpu"
+                fast = speed_up(self.model, self._windows, is_owned, packs)
+                self._forward = compile_lean(fast) if compiles else fast
                 self.launch_by(usual_launching(self.device, compiles))
                 return
             self._forward = plain
@@ -340,8 +343,9 @@ def load_model(  # noqa: PLR0913  (everything that loading may be told)
         dtype: `auto` is float32 on a CPU and the checkpoint's own on CUDA.
         revision: Of a hub id.
         trust_remote_code: Run Python code that comes with the checkpoint.
-        compile: Run what runs it through `torch.compile`: a lean forward in fixed shapes, each compiled when it first
-            comes (seconds to a minute; torch keeps on disk what it compiled), transformers' with dynamic shapes.
+        compile: Run what runs it through `torch.compile`, which keeps on disk what it compiled: on CUDA a lean forward
+            in fixed shapes, each when it first comes (seconds to a minute), on a CPU what lies between the attentions
+            of a small one, at once (a minute or two), and transformers' forward with dynamic shapes.
         keeps_model: Leave the loaded model whole, because somebody else will use it.
 
     Raises:

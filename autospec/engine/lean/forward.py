@@ -27,7 +27,7 @@ class Norm:
     """
 
     def __init__(self, weight: Tensor, epsilon: float) -> None:
-        self.weight, self._epsilon = weight, epsilon
+        self.weight, self.epsilon = weight, epsilon
         width = len(weight)
         self._is_single = weight.dtype == torch.float32
         # sqrt(mean of squares + epsilon) is hypot(length, sqrt(width * epsilon)) / sqrt(width): two small operations.
@@ -37,7 +37,7 @@ class Norm:
     def __call__(self, states: Tensor) -> Tensor:
         """Return states [..., width] of root-mean-square 1, times the weight."""
         if not self._is_single:  # the length of a vector in half precision would lose what the mean square keeps
-            return rms_norm(states, self.weight.shape, self.weight, self._epsilon)
+            return rms_norm(states, self.weight.shape, self.weight, self.epsilon)
         lengths = torch.linalg.vector_norm(states, dim=-1, keepdim=True)
         return states / torch.hypot(lengths, self._least) * self._scaled
 
@@ -82,18 +82,26 @@ class LeanLayer:
 
     def run(self, states: Tensor, rope: tuple[Tensor, Tensor], attending: Attending) -> Tensor:
         """Return the states [rows, n, width] behind this layer."""
-        states = self.out.plus(self._mix(self.norm_before(states), rope, attending), states)
-        between = self.norm_between(states)
-        return self.down.plus(self.up.times(between, self.gate.silu(between)), states)
+        return self.after(states, attending.mix(self.number, self.heads, *self.before(states, rope)))
 
-    def _mix(self, states: Tensor, rope: tuple[Tensor, Tensor], attending: Attending) -> Tensor:
-        """Return what attention makes of normed states: [rows, n, query heads * head size]."""
+    def before(self, states: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what attention reads of states [rows, n, width]: queries, keys and values [rows, n, heads, size]."""
         heads = self.heads
-        split = self.project(states).view(*states.shape[:2], -1, heads.size)
+        split = self.project(self.norm_before(states)).view(*states.shape[:2], -1, heads.size)
         num_turned = heads.num_queries + heads.num_keys
         turned = rotate(self._normed(split[:, :, :num_turned]), rope)
-        queries, keys = turned[:, :, : heads.num_queries], turned[:, :, heads.num_queries :]
-        return attending.mix(self.number, heads, queries, keys, split[:, :, num_turned:]).flatten(2)
+        return turned[:, :, : heads.num_queries], turned[:, :, heads.num_queries :], split[:, :, num_turned:]
+
+    def after(self, states: Tensor, mixed: Tensor) -> Tensor:
+        """Return the states behind this layer.
+
+        Args:
+            states: [rows, n, width] before it.
+            mixed: [rows, n, query heads, head size] that attention made of them.
+        """
+        states = self.out.plus(mixed.flatten(2), states)
+        between = self.norm_between(states)
+        return self.down.plus(self.up.times(between, self.gate.silu(between)), states)
 
     def _normed(self, split: Tensor) -> Tensor:
         if self.head_norms is None:
@@ -113,6 +121,14 @@ class LeanForward:
         output_map: To logits.
         rotary: Angles.
         windows: Over how many tokens each kind of layer looks.
+
+    Attributes:
+        embeddings: As given, like the rest.
+        layers: See there.
+        norm: See there.
+        output_map: See there.
+        rotary: See there.
+        windows: See there.
     """
 
     def __init__(
@@ -124,20 +140,20 @@ class LeanForward:
         rotary: RotaryTable,
         windows: Windows,
     ) -> None:
-        self._embeddings, self._layers, self._norm = embeddings, tuple(layers), norm
-        self._output_map, self.rotary, self.windows = output_map, rotary, windows
+        self.embeddings, self.layers, self.norm = embeddings, tuple(layers), norm
+        self.output_map, self.rotary, self.windows = output_map, rotary, windows
 
     def run(
         self, input_ids: Tensor, new: NewTokens, cache: KVCache, num_logits: int, wants_hidden: bool
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run tokens; see `Forward`."""
-        attending = OneLength(cache, new, self.windows, self._embeddings)
+        attending = OneLength(cache, new, self.windows, self.embeddings)
         return self.through(input_ids, self._rope(new), attending, slice(-num_logits, None), wants_hidden)
 
     def run_rows(self, flat: FlatRows, cache: KVCache, wants_hidden: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run tokens of several rows, one after the other; see `Forward`."""
         rope = self.rotary.at_each(flat.positions[None], flat.longest)
-        attending = attending_rows(cache, flat, self.windows, self._embeddings, self._layers[0].heads)
+        attending = attending_rows(cache, flat, self.windows, self.embeddings, self.layers[0].heads)
         return self.through(flat.token_ids[None], rope, attending, flat.with_logits, wants_hidden)
 
     def through(
@@ -157,20 +173,20 @@ class LeanForward:
             with_logits: Of which of them logits are wanted.
             wants_hidden: Return hidden states too.
         """
-        states = embedding(input_ids.to(self._embeddings.device), self._embeddings)
+        states = embedding(input_ids.to(self.embeddings.device), self.embeddings)
         hidden = []
-        for layer in self._layers:
+        for layer in self.layers:
             if wants_hidden:
                 hidden.append(states)
             states = layer.run(states, rope, attending)
         if not wants_hidden:
-            return self._output_map(self._norm(states[:, with_logits])), ()
-        states = self._norm(states)
-        return self._output_map(states[:, with_logits]), (*hidden, states)
+            return self.output_map(self.norm(states[:, with_logits])), ()
+        states = self.norm(states)
+        return self.output_map(states[:, with_logits]), (*hidden, states)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Return logits; see `Forward`."""
-        return self._output_map(hidden)
+        return self.output_map(hidden)
 
     def _rope(self, new: NewTokens) -> tuple[Tensor, Tensor]:
         if new.depths is None and new.is_level:
@@ -181,21 +197,21 @@ class LeanForward:
     @property
     def layer_numbers(self) -> tuple[int, ...]:
         """Under which its layers write into a cache."""
-        return tuple(layer.number for layer in self._layers)
+        return tuple(layer.number for layer in self.layers)
 
     @property
     def like(self) -> Tensor:
-        """A weight of its device and format: the embeddings [vocab, width]."""
-        return self._embeddings
+        """A weight of its device and format."""
+        return self.embeddings
 
     def weights(self) -> list[Tensor]:
         """Return every tensor of the model that it runs with, in the form in which it holds it."""
-        maps = (*(one for layer in self._layers for one in layer.maps), self._output_map)
-        norms = (*(one for layer in self._layers for one in layer.norms), self._norm)
+        maps = (*(one for layer in self.layers for one in layer.maps), self.output_map)
+        norms = (*(one for layer in self.layers for one in layer.norms), self.norm)
         own = [weight for one in maps for weight in one.weights()]
-        return [self._embeddings, *own, *(one.weight for one in norms)]
+        return [self.embeddings, *own, *(one.weight for one in norms)]
 
     def keep(self, layers: Sequence[int]) -> LeanForward:
         """Return one of some of its layers, which write where they always do."""
-        kept = [self._layers[layer] for layer in layers]
-        return LeanForward(self._embeddings, kept, self._norm, self._output_map, self.rotary, self.windows)
+        kept = [self.layers[layer] for layer in layers]
+        return LeanForward(self.embeddings, kept, self.norm, self.output_map, self.rotary, self.windows)

@@ -43,6 +43,10 @@ class LinearMap(Protocol):
         """Return what it holds."""
         ...
 
+    def turned(self) -> TurnedMap:
+        """Return the same map with its matrix turned, which is copied where it is not held in this form."""
+        ...
+
 
 class _Unfused(ABC):
     """What follows a map is an operation of its own."""
@@ -83,6 +87,38 @@ class PlainMap(_Unfused):
         """See `LinearMap`."""
         return [self._weight] if self._bias is None else [self._weight, self._bias]
 
+    def turned(self) -> TurnedMap:
+        """See `LinearMap`."""
+        return TurnedMap(self._weight.t().contiguous(), self._bias)
+
+
+class TurnedMap(_Unfused):
+    """Runs inputs [1, n, in] by a batched product, which a compiler generates whatever the weights are.
+
+    Args:
+        weight: [in, out].
+        bias: [out], or None.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias = weight, bias
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """See `LinearMap`."""
+        num_new = inputs.shape[1]
+        if num_new == 1:  # what is generated for one row alone is slower than for two (benchmarks/LOG.md)
+            inputs = torch.cat([inputs, inputs], dim=1)
+        outputs = torch.bmm(inputs, self.weight[None])[:, :num_new]
+        return outputs if self.bias is None else outputs + self.bias
+
+    def weights(self) -> list[Tensor]:
+        """See `LinearMap`."""
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
+
+    def turned(self) -> TurnedMap:
+        """See `LinearMap`."""
+        return self
+
 
 class SideBySide(_Unfused):
     """Several maps of the same inputs, each run by itself.
@@ -101,6 +137,12 @@ class SideBySide(_Unfused):
     def weights(self) -> list[Tensor]:
         """See `LinearMap`."""
         return [weight for one in self._maps for weight in one.weights()]
+
+    def turned(self) -> TurnedMap:
+        """See `LinearMap`."""
+        made = [one.turned() for one in self._maps]
+        biases = [one.bias for one in made if one.bias is not None]
+        return TurnedMap(torch.cat([one.weight for one in made], dim=1), torch.cat(biases) if biases else None)
 
 
 class PackedMap:
@@ -141,6 +183,10 @@ class PackedMap:
         """See `LinearMap`."""
         return [self._weight] if self._bias is None else [self._weight, self._bias]
 
+    def turned(self) -> TurnedMap:
+        """See `LinearMap`."""
+        return TurnedMap(self._weight.to_dense().t().contiguous(), self._bias)
+
 
 class TwoForms:
     """Holds a matrix twice: packed for several tokens, and turned for a single one.
@@ -177,6 +223,10 @@ class TwoForms:
     def weights(self) -> list[Tensor]:
         """See `LinearMap`."""
         return [*self._packed.weights(), self._turned.weights()[0]]
+
+    def turned(self) -> TurnedMap:
+        """See `LinearMap`; shares the form for single tokens."""
+        return self._turned.turned()
 
     def _form(self, inputs: Tensor) -> LinearMap:
         return self._turned if inputs.numel() == self._width else self._packed
@@ -227,7 +277,7 @@ def fast_map(linears: Sequence[nn.Linear], is_packed: bool, is_small: bool) -> L
     Args:
         linears: All with a bias, or all without.
         is_packed: Whether to pack it; a single plain one shares its weight.
-        is_small: Whether the whole model is so small that it is worth being held in two forms; see `holds_two`.
+        is_small: Whether the whole model is so small that it is worth being held in two forms; see `stay_cached`.
     """
     if len(linears) == 1 and not is_packed:
         return shared_map(linears)
@@ -238,10 +288,10 @@ def fast_map(linears: Sequence[nn.Linear], is_packed: bool, is_small: bool) -> L
     return TwoForms(weight, bias) if is_small else PackedMap(weight, bias)
 
 
-def holds_two(weights: Iterable[Tensor]) -> bool:
-    """Return whether a model of these weights stays in a processor's cache, so that a form for single tokens pays.
+def stay_cached(weights: Iterable[Tensor]) -> bool:
+    """Return whether weights of a model stay in a processor's cache, so that further forms of them pay.
 
-    From main memory the turned form is read at half the speed of the packed one.
+    From main memory a turned form is read at half the speed of the packed one.
     """
     held = list(weights)
     return all(one.dtype == torch.float32 for one in held) and sum(one.nbytes for one in held) <= _CACHED_BYTES

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autospec.engine.lean.attention import Heads
 from autospec.engine.lean.forward import LeanForward, LeanLayer, Norm
-from autospec.engine.lean.maps import LinearMap, can_pack, fast_map, holds_two, shared_map
+from autospec.engine.lean.maps import LinearMap, can_pack, fast_map, shared_map, stay_cached
 from autospec.engine.lean.rotary import RotaryTable
 from autospec.engine.masks import Windows
 from autospec.engine.memory import return_freed
@@ -44,7 +44,7 @@ def speed_up(model: Any, windows: Windows, lets_go: bool, packs: bool = True) ->
     """
     embeddings = model.get_input_embeddings().weight
     is_packed = packs and can_pack(embeddings.device, embeddings.dtype)
-    is_small = holds_two(one.weight for one in _linears(model))
+    is_small = stay_cached(one.weight for one in _linears(model))
 
     num_freed = 0  # bytes, since they were given back
 

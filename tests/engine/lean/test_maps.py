@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from autospec.engine.lean import maps
-from autospec.engine.lean.maps import PackedMap, PlainMap, TwoForms, can_pack, fast_map, holds_two, shared_map
+from autospec.engine.lean.maps import PackedMap, PlainMap, TwoForms, can_pack, fast_map, shared_map, stay_cached
 
 CPU = torch.device("cpu")
 needs_packing = pytest.mark.skipif(not can_pack(CPU, torch.float32), reason="this processor packs nothing")
@@ -65,9 +65,9 @@ def test_small_models_are_held_in_two_forms() -> None:
     assert isinstance(fast_map([first], True, True), TwoForms)
     assert isinstance(fast_map([first], True, False), PackedMap)
     weights = [torch.zeros(1 << 20), torch.zeros(1 << 20)]
-    assert holds_two(weights)
-    assert not holds_two([*weights, *(torch.zeros(1 << 20) for _ in range(5))])
-    assert not holds_two([one.bfloat16() for one in weights])
+    assert stay_cached(weights)
+    assert not stay_cached([*weights, *(torch.zeros(1 << 20) for _ in range(5))])
+    assert not stay_cached([one.bfloat16() for one in weights])
 
 
 @needs_packing

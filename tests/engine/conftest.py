@@ -19,6 +19,7 @@ from torch import Tensor
 
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.cache import KVCache
+from autospec.engine.compiling import recorded
 from autospec.engine.datastore import Datastore
 from autospec.engine.drafters import (
     CombinedDrafter,
@@ -31,6 +32,8 @@ from autospec.engine.drafters import (
     SmallModelDrafter,
     SuffixDrafter,
 )
+from autospec.engine.lean.compiled import CompiledLean
+from autospec.engine.model import CausalLM
 from autospec.engine.rows import RowTokens
 from autospec.engine.termination import Stopping
 from autospec.rules import ACCEPT_RULES, STOP_RULES, TREE_SHAPES, draws_children
@@ -330,7 +333,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 # What differs between architectures is the target's side, so one of them sees every pair every day, those that people
 # run most every name, and the others a few cases. Tests of a distribution cost thousands of outputs: every name.
-PAIRED_WORLD, NAMED_WORLDS = "llama", ("qwen3", "gpt2", "gpt_neox", "pocket")
+PAIRED_WORLD, NAMED_WORLDS = "llama", ("qwen3", "gpt2", "gpt_neox", "pocket", "compiled", "compiled_pocket")
 NAMED = {case for cases in TABLES.values() for case in covering(cases, names_of)}
 OTHERS_RUN = {
     Case("small_model", "chain", "static", "exact"),
@@ -351,6 +354,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         quick = NAMED if world in NAMED_WORLDS or is_distribution else OTHERS_RUN
         if (world != PAIRED_WORLD or is_distribution) and case not in quick:
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def compiled_model() -> Callable[..., CausalLM]:
+    """(model) -> it, by pieces of which only the operations are recorded: no compiler is needed."""
+
+    def make(model: Any) -> CausalLM:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("autospec.engine.lean.compiled.compiled_piece", recorded)
+            made = CausalLM(model, "compiled", compiles=True)
+        assert isinstance(made._forward, CompiledLean)
+        return made
+
+    return make
 
 
 @pytest.fixture(scope="session")

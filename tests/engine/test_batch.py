@@ -48,9 +48,12 @@ class World:
         return SpeculativeDecoder(self.target, {case.drafter: case.make_drafter(self.small, self.target)})
 
 
-@pytest.fixture(scope="module", params=["llama", "mistral", "gpt2"])  # lean, lean with a window, transformers' own
-def world(request: pytest.FixtureRequest, tiny_model: Any, noisy_copy: Any) -> World:
-    model = tiny_model(request.param, seed=3)
+# Lean, lean with a window, transformers' own, and lean by compiled pieces.
+@pytest.fixture(scope="module", params=["llama", "mistral", "gpt2", "compiled"])
+def world(request: pytest.FixtureRequest, tiny_model: Any, noisy_copy: Any, compiled_model: Any) -> World:
+    model = tiny_model("llama" if request.param == "compiled" else request.param, seed=3)
+    if request.param == "compiled":
+        return World(compiled_model(model), compiled_model(noisy_copy(model, 0.04)))
     return World(CausalLM(model, "target"), CausalLM(noisy_copy(model, 0.04), "small"))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Callable
+from functools import partialmethod
 from typing import Any
 from weakref import ref
 
@@ -401,10 +402,6 @@ def test_what_cannot_be_one_launch_is_told(tiny_model: Any) -> None:
     assert model.draft_chain([1, 2, 3, 4, 5], cache, ChainForm(3, 64)) is None, "too many tokens of the text"
     assert model.draft_chain([1], KVCache(40), ChainForm(3, 64)) is None, "a cache whose memory dies with it"
     assert cache.length == 3
-    model.launch_by(Compiled())
-    cache = model.new_cache(40)
-    model.forward(torch.tensor([[1, 2, 3]]), cache)
-    assert model.draft_chain([1], cache, ChainForm(3, 64)) is None, "a loop of many forwards takes long to compile"
 
 
 def test_a_cache_that_moved_is_not_launched_into_its_old_place(tiny_model: Any) -> None:
@@ -620,10 +617,33 @@ def test_capturing_warms_up_on_a_stream_of_its_own_and_replays_into_the_same_ten
     assert usual_launching(device, compiles=True).has_room(100)  # type: ignore[union-attr]
 
 
-def test_a_cpu_launches_nothing_unless_asked_to_compile(tiny_model: Any) -> None:
-    cpu = torch.device("cpu")
-    assert usual_launching(cpu, compiles=False) is None
-    assert isinstance(usual_launching(cpu, compiles=True), Compiled)
+def test_code_that_is_launched_is_compiled_once_and_keeps_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="eager"))
+    made = list[Run]()
+
+    class Called(Launching):
+        def make(self, run: Run) -> Run:
+            made.append(run)
+            return run
+
+        def has_room(self, num_bytes: int) -> bool:
+            return num_bytes <= 10
+
+    then, number = Called(), torch.zeros(1)
+    launching = Compiled(then)
+    with launching.turn():
+        assert then._lock.locked()
+        launch = launching.make(lambda: [number + 1])
+    assert made == [launch]
+    number.fill_(4)
+    assert launch()[0].tolist() == [5.0]
+    assert launching.has_room(10)
+    assert not launching.has_room(11)
+
+
+def test_a_cpu_launches_nothing(tiny_model: Any) -> None:
+    assert usual_launching(torch.device("cpu"), compiles=False) is None
+    assert usual_launching(torch.device("cpu"), compiles=True) is None
     model = CausalLM(tiny_model("llama"), "model")
     assert not isinstance(model._forward, Graphs)
     model.launch_by(Recorded())

@@ -62,18 +62,25 @@ class World:
         return SpeculativeDecoder(self.target, {case.drafter: case.make_drafter(self.small, self.target)})
 
 
-def pocket_world() -> World:
+def pocket_world(compiles: bool) -> World:
     rows = [json.loads(line) for line in pocket.workload_path().read_text(encoding="utf-8").splitlines()]
     shortest = {row["category"]: row["prompt"] for row in sorted(rows, key=lambda row: -len(row["prompt"]))}
     codec = TextCodec.load(str(pocket.target_path()))
     prompts = [codec.encode(shortest[category]) for category in ("complete", "edit")]
-    return World(load_model(str(pocket.target_path())), load_model(str(pocket.draft_path())), prompts)
+    target, draft = (load_model(str(path), compile=compiles) for path in (pocket.target_path(), pocket.draft_path()))
+    return World(target, draft, prompts)
 
 
-@pytest.fixture(scope="module", params=[*ARCHITECTURES, "pocket"])
-def world(request: pytest.FixtureRequest, tiny_model: Any, noisy_copy: Any) -> World:
-    if request.param == "pocket":
-        return pocket_world()
+COMPILED = ("compiled", pytest.param("compiled_pocket", marks=pytest.mark.slow))  # recorded only, and by a compiler
+
+
+@pytest.fixture(scope="module", params=[*ARCHITECTURES, "pocket", *COMPILED])
+def world(request: pytest.FixtureRequest, tiny_model: Any, noisy_copy: Any, compiled_model: Any) -> World:
+    if request.param.endswith("pocket"):
+        return pocket_world(request.param == "compiled_pocket")
+    if request.param == "compiled":
+        model = tiny_model("llama")
+        return World(compiled_model(model), compiled_model(noisy_copy(model, 0.04)), PROMPTS)
     target = tiny_model(request.param, seed=ARCHITECTURES[request.param])
     return World(CausalLM(target, "target"), CausalLM(noisy_copy(target, NOISE[request.param]), "small"), PROMPTS)
 

@@ -64,7 +64,13 @@ def test_the_signatures_of_the_public_contract() -> None:
     assert _parameters(decoder.stream) == ["prompt", *_parameters(decoder.generate)[1:-1]]
     assert _parameters(autospec.load_policy) == ["path", "strict"]
     assert _parameters(autospec.Policy.choose) == ["batch_size", "context_length", "category"]
-    assert _parameters(autospec.Policy.decoder) == ["device", "drafters", "allow_import", "trust_remote_code"]
+    assert _parameters(autospec.Policy.decoder) == [
+        "device",
+        "drafters",
+        "allow_import",
+        "trust_remote_code",
+        "compile",
+    ]
     assert _parameters(autospec.SearchSpace.load) == ["path", "drafters"]
     assert _parameters(autospec.tune) == [
         "decoder", "workload", "space", "output_dir", "settings", "tracker", "on_event", "command",

@@ -32,7 +32,7 @@ from autospec.config import SpecConfig
 from autospec.errors import AutospecWarning, ConfigError
 from autospec.paths import new_output_dir
 from autospec.policy import Policy, load_policy, portable_source
-from autospec.profiling import device_fingerprint
+from autospec.profiling import device_fingerprint, is_compiled
 from autospec.records import Measurement, Workload
 from autospec.workloads import WorkloadSource
 
@@ -124,6 +124,11 @@ def _policies_model(policies: dict[str, Policy], faults: Faults) -> ModelSetting
                 f"all policies must be for one target, {first.target.source} ({first.dtype}), but {path} is for "
                 f"{policy.target.source} ({policy.dtype}); name the models to use with model=custom"
             )
+        if policy.compile != first.compile:
+            faults.found.append(
+                f"all policies must be for models compiled alike, compile={first.compile}, but {path} is for "
+                f"compile={policy.compile}; name the models to use with model=custom"
+            )
         if policy.tokenizer != first.tokenizer:
             faults.found.append(
                 f"all policies must be for one tokenizer, {_tokenizer(first)}, but {path} is for "
@@ -141,6 +146,7 @@ def _policies_model(policies: dict[str, Policy], faults: Faults) -> ModelSetting
         tokenizer=None if first.tokenizer is None else first.tokenizer.source,
         dtype=cast(Dtype, first.dtype),
         revision=first.target.revision,
+        compile=first.compile,
     )
 
 
@@ -203,6 +209,7 @@ def _compare(
             "interrupted": interrupted,
             "target": portable_source(decoder.target.name),
             "device": device_fingerprint(decoder.target.device, decoder.target.dtype),
+            "compile": is_compiled(decoder.target),
             "workload": {"name": workload.name, "content_hash": workload.content_hash, "split": settings.split},
             "sampling": workload.sampling.to_json(),
             "repeats": settings.repeats,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
@@ -95,6 +96,8 @@ def check_models(model: ModelSettings, faults: Faults, allow_import: Collection[
         faults.found.append(
             "`model.target` must be given where settings of `model` are, or a choice such as model=pocket"
         )
+    if model.compile:
+        faults.attempt(partial(_check_compiler, model.device), "model.compile")
     hub_failed = False
     for name, source in model.named_drafters.items():
         faults.attempt(partial(_check_data, source), f"model.drafters.{name}")
@@ -119,6 +122,16 @@ def _check_data(source: str) -> None:
     kind, path = split_source(source)
     if kind and DRAFTER_KINDS[kind].reads_data and path and not Path(path).expanduser().exists():
         raise ConfigError(f"what a drafter of kind {kind!r} reads must be a file or folder, but `{path}` is not there")
+
+
+def _check_compiler(device: str) -> None:
+    from autospec.engine.device import resolve_device
+
+    compiler = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    if resolve_device(device).type == "cpu" and shutil.which(compiler) is None:
+        raise ConfigError(
+            f"compiling for a CPU needs a C++ compiler, but `{compiler}` is not there (CXX names another)"
+        )
 
 
 def _check_import(source: str, allow_import: Collection[str]) -> None:
@@ -160,6 +173,7 @@ def load_decoder(model: ModelSettings, allow_import: Collection[str] = ()) -> Sp
         dtype=model.dtype,
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
+        compile=model.compile,
         allow_import=allow_import,
     )
 

@@ -52,7 +52,7 @@ COMMANDS = {
         "measure what target, drafters and host cost on this machine",
         "Times real steps of the engine on text of the workload: target forwards by number of tokens, context and\n"
         "rows, every drafter by depth, width and context, prefills, the host's part, memory. Writes\n"
-        "outputs/profiles/<key>.json, one for each device, dtype and set of models and versions.",
+        "outputs/profiles/<key>.json, one for each device, dtype, set of models and versions, compiled or not.",
         (
             "python -m autospec profile",
             "python -m autospec profile hardware=auto",

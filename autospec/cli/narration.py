@@ -97,12 +97,12 @@ def plan_lines(plan: StudyPlan) -> Iterator[str]:
     settings, machine = plan.settings, plan.fingerprint
     size = "more than can be counted" if plan.space_size is None else f"{plan.space_size:,} configurations"
     drafters = ", ".join(name if name == source else f"{name} = {source}" for name, source in plan.drafters.items())
-    categories = ", ".join(plan.categories)
+    categories, form = ", ".join(plan.categories), plan.dtype + ", compiled" * plan.compile
     yield "plan"
     yield f"  target      {plan.target}"
     yield f"  drafters    {drafters or 'none'}"
     yield (
-        f"  device      {plan.device}, {plan.dtype}: {machine.get('device_name', 'unknown')}, "
+        f"  device      {plan.device}, {form}: {machine.get('device_name', 'unknown')}, "
         f"{machine.get('num_cores', '?')} cores, {machine.get('num_threads', '?')} threads"
     )
     yield f"  workload    {plan.workload} ({categories}), {plan.decoding}, {plan.max_new_tokens} new tokens"

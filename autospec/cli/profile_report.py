@@ -17,7 +17,8 @@ def report_lines(profile: HardwareProfile) -> Iterator[str]:
     """Yield the tables: the target by tokens, drafters by depth, and what stands beside them."""
     device = profile.fingerprint
     yield ""
-    yield f"{device.get('device_name')}, {device.get('num_threads')} threads, {profile.dtype}: {profile.target.source}"
+    form = profile.dtype + ", compiled" * profile.compile
+    yield f"{device.get('device_name')}, {device.get('num_threads')} threads, {form}: {profile.target.source}"
     if profile.threads is not None:
         yield ""
         yield from _threads_table(profile.threads)

@@ -178,6 +178,7 @@ def _document(forecast: _Forecast, trace: Trace, profile: HardwareProfile, setti
         "note": WARNING,
         "device": dict(profile.fingerprint),
         "profile_key": profile.key,
+        "compile": profile.compile,
         "trace": trace.content_hash,
         "target": {"trace": trace.target, "profile": profile.target.source},
         "search_space": settings.search_space,
@@ -207,7 +208,8 @@ def _report_lines(
     forecast: _Forecast, trace: Trace, profile: HardwareProfile, settings: ReplaySettings
 ) -> Iterator[str]:
     device, guide = profile.fingerprint, forecast.guide
-    yield f"{device.get('device_name')}, {device.get('num_threads')} threads, {profile.dtype}: {WARNING}"
+    form = profile.dtype + ", compiled" * profile.compile
+    yield f"{device.get('device_name')}, {device.get('num_threads')} threads, {form}: {WARNING}"
     yield f"trace of {len(trace.prompts)} prompts by {trace.target}; the profile's target is {profile.target.source}"
     if settings.prompt_length is not None:
         recorded = [prompt.num_prompt for prompt in trace.prompts]

@@ -41,6 +41,7 @@ class ModelSettings:
     dtype: Dtype = "auto"
     revision: str | None = None
     trust_remote_code: bool = False
+    compile: bool = False
 
     @property
     def named_drafters(self) -> dict[str, str]:

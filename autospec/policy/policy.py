@@ -47,6 +47,7 @@ class Policy:
         reproduce: How it was made.
         tokenizer: Where the tokenizer comes from; None: it is the target's own.
         costs: Drafter to what its steps cost, for the cost-aware stopping rule; constants stand in for others.
+        compile: Whether it was tuned with models run by `torch.compile`.
 
     Raises:
         PolicyError: Two rows speak about the same situation, or a row names a drafter that is not there.
@@ -62,6 +63,7 @@ class Policy:
     reproduce: Reproduction
     tokenizer: ModelSource | None = None
     costs: Mapping[str, CostCurve] = field(default_factory=dict)
+    compile: bool = False
 
     def __post_init__(self) -> None:
         faults = []
@@ -123,6 +125,7 @@ class Policy:
         drafters: Mapping[str, Drafter] | None = None,
         allow_import: Collection[str] = (),
         trust_remote_code: bool = False,
+        compile: bool | None = None,
     ) -> SpeculativeDecoder:
         """Return a decoder with the target, its tokenizer and those drafters loaded that the table uses.
 
@@ -133,6 +136,7 @@ class Policy:
             drafters: Objects to use in place of what the policy names, needed where it was tuned with objects.
             allow_import: Modules from which drafters `import:MODULE:FACTORY` may be made.
             trust_remote_code: Run Python code that comes with checkpoints; no policy can ask for that.
+            compile: Run the models by `torch.compile`; None: as it was tuned.
 
         Raises:
             ModelError: A model cannot be loaded.
@@ -168,6 +172,7 @@ class Policy:
             dtype=self.dtype,
             revision=self.target.revision,
             trust_remote_code=trust_remote_code,
+            compile=self.compile if compile is None else compile,
             allow_import=allow_import,
         )
         decoder.costs = dict(self.costs)
@@ -195,6 +200,7 @@ class Policy:
             "tokenizer": self.tokenizer and asdict(self.tokenizer),
             "costs": {name: curve.to_json() for name, curve in sorted(self.costs.items())},
             "dtype": self.dtype,
+            "compile": self.compile,
             "device": dict(self.device),
             "workload": {**asdict(self.workload), "categories": list(self.workload.categories)},
             "sampling": self.sampling.to_json(),
@@ -215,6 +221,7 @@ class Policy:
             target=ModelSource(**values["target"]),
             drafters={name: ModelSource(**model) for name, model in values["drafters"].items()},
             dtype=values["dtype"],
+            compile=values["compile"],
             device=values["device"],
             workload=TunedWorkload.from_json(values["workload"]),
             sampling=SamplingParams.from_json(values["sampling"]),

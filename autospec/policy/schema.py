@@ -11,12 +11,12 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from autospec.checks import Built, ListOf, MapOf, Nullable, Number, Record, Scalar, Text
+from autospec.checks import Boolean, Built, ListOf, MapOf, Nullable, Number, Record, Scalar, Text
 from autospec.config import SamplingParams, SpecConfig
 from autospec.engine.costs import CostCurve
 from autospec.errors import AutospecWarning, PolicyError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 QUALITY_VERDICTS = ("identical", "different", "not compared")
 
 
@@ -83,6 +83,7 @@ POLICY = Record(
         "tokenizer": Nullable(_MODEL),
         "costs": MapOf(Built(CostCurve.from_json)),
         "dtype": Text(),
+        "compile": Boolean(),
         "device": MapOf(Scalar()),
         "workload": Record({"name": Text(), "content_hash": Text(), "categories": ListOf(Text())}),
         "sampling": Built(SamplingParams.from_json),
@@ -156,12 +157,18 @@ def _with_objective(row: Any) -> Any:
     return {**row, "evidence": {**added, **evidence}}
 
 
+def _from_version_4(document: dict[str, Any]) -> dict[str, Any]:
+    """Add what came with version 5: whether models were compiled, which no command line could ask for."""
+    return {"compile": False, **document}
+
+
 # From each version to the next; what is not of the expected shape is left for the schema to name.
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     0: _from_version_0,
     1: _from_version_1,
     2: _from_version_2,
     3: _from_version_3,
+    4: _from_version_4,
 }
 FIRST_VERSION_WITH_CHECKSUM = 1
 

@@ -8,7 +8,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from autospec.profiling.fingerprint import device_fingerprint, differences, fingerprint_hash, host_fingerprint
+from autospec.profiling.fingerprint import (
+    device_fingerprint,
+    differences,
+    fingerprint_hash,
+    host_fingerprint,
+    is_compiled,
+)
 
 if TYPE_CHECKING:
     from autospec.profiling.hardware import HardwareProfile
@@ -35,6 +41,7 @@ __all__ = [
     "find_profile",
     "fingerprint_hash",
     "host_fingerprint",
+    "is_compiled",
     "key_of",
     "load_profile",
     "load_threads",

@@ -55,6 +55,7 @@ class HardwareProfile:
         created: When, in UTC.
         autospec_version: By what.
         threads: By which numbers the number of threads was chosen; None where it was not.
+        compile: Whether `torch.compile` ran the models.
 
     Raises:
         ProfileError: A point is there twice.
@@ -75,6 +76,7 @@ class HardwareProfile:
     created: str
     autospec_version: str
     threads: ThreadChoice | None = None
+    compile: bool = False
 
     def __post_init__(self) -> None:
         names = ("target_points", "plain_points", "prefill_points")
@@ -89,9 +91,9 @@ class HardwareProfile:
 
     @property
     def key(self) -> str:
-        """Sixteen hexadecimal digits of what a profile is made for: device, software, dtype, models, decoding."""
+        """Names what a profile is made for: device, software, dtype, models, compiled or not, decoding."""
         sources = {name: drafter.source for name, drafter in self.drafters.items()}
-        return profile_key(self.fingerprint, self.target, sources, self.sampling)
+        return profile_key(self.fingerprint, self.target, sources, self.sampling, self.compile)
 
     @property
     def dtype(self) -> str:

@@ -234,25 +234,29 @@ def profile_key(
     target: ModelSource,
     drafters: Mapping[str, ModelSource],
     sampling: SamplingParams,
+    compile: bool = False,
 ) -> str:
-    """Return what finds the profile of these models on this device again: sixteen hexadecimal digits.
+    """Return what finds the profile of these models on this device again.
+
+    Sixteen hexadecimal digits, and `-compiled` behind them where models are compiled.
 
     Args:
         fingerprint: Of the device, dtype and versions.
         target: The target.
         drafters: By name.
         sampling: Decoding settings; their seed costs nothing.
+        compile: Whether `torch.compile` runs the models.
     """
     models = [asdict(target), {name: asdict(drafters[name]) for name in sorted(drafters)}]
     decoding = asdict(replace(sampling, seed=0))
     text = json.dumps([fingerprint_hash(fingerprint), models, decoding], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode()).hexdigest()[:16] + ("-compiled" if compile else "")
 
 
-def threads_key(fingerprint: Mapping[str, str | int], target: ModelSource) -> str:
+def threads_key(fingerprint: Mapping[str, str | int], target: ModelSource, compile: bool = False) -> str:
     """Return what finds the number of threads that was chosen for a target on this device again."""
     here = {name: value for name, value in fingerprint.items() if name != "num_threads"}
-    return profile_key(here, target, {}, SamplingParams())
+    return profile_key(here, target, {}, SamplingParams(), compile)
 
 
 def twice(points: Iterable[Any]) -> bool:

@@ -15,8 +15,9 @@ from autospec.checks import Boolean, Built, ListOf, MapOf, Nullable, Number, Rec
 from autospec.config import SamplingParams
 from autospec.errors import ProfileError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _OLDEST = 1
+_FIRST_OF_UNEVEN_ROWS = 3  # before, batches were timed with rows of one length
 HOWS = ("step", "forward")
 VERDICTS = ("quiet", "noisy", "too noisy", "unknown")
 
@@ -91,6 +92,7 @@ PROFILE = Record(
         "prefill_points": ListOf(Record({"batch_size": _SIZE, "num_tokens": _SIZE, "prefill": _TIMING})),
         "memory": Record({"target_weight_bytes": _COUNT, "kv_bytes_per_token": _POSITIVE, "peak_bytes": _COUNT}),
         "threads": Nullable(THREADS),
+        "compile": Boolean(),
         "noise": Record({"spread": _POSITIVE, "verdict": Text(choices=VERDICTS)}),
         "left_out": ListOf(Text()),
         "wall_seconds": _POSITIVE,
@@ -146,11 +148,11 @@ def _raised(content: dict[str, Any], version: int) -> dict[str, Any]:
     """Return what an older version says as of this one."""
     if version == SCHEMA_VERSION:
         return content
-    content = {**content, "schema_version": SCHEMA_VERSION}
+    content = {"compile": False, **content, "schema_version": SCHEMA_VERSION}
     if version == 1:  # before numbers of threads were compared
         content = {"threads": None, **content}
     points = content.get("target_points")
-    if isinstance(points, list):  # of batches they were timed with rows of one length, which attend in another way
+    if version < _FIRST_OF_UNEVEN_ROWS and isinstance(points, list):  # rows of one length attend in another way
         content["target_points"] = [one for one in points if not (isinstance(one, dict) and _size(one) > 1)]
     return content
 

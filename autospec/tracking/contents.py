@@ -48,6 +48,7 @@ def study_params(plan: StudyPlan) -> dict[str, Any]:
     return {
         "target": plan.target,
         "dtype": plan.dtype,
+        "compile": plan.compile,
         "workload": plan.workload,
         "workload_hash": plan.workload_hash,
         "categories": " ".join(plan.categories),

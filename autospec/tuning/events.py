@@ -46,6 +46,7 @@ class StudyPlan:
         search_seconds: Time the search may take; infinite without a limit.
         confirm_seconds: Time set aside for final choice and confirmation.
         num_logged: Measurements already in the log when a run is resumed.
+        compile: Whether `torch.compile` runs the models.
     """
 
     target: str
@@ -67,6 +68,7 @@ class StudyPlan:
     search_seconds: float
     confirm_seconds: float
     num_logged: int
+    compile: bool = False
 
     @property
     def seconds_per_trial(self) -> float:

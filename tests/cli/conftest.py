@@ -38,6 +38,8 @@ class FakeDecoder:
             device=torch.device("cpu"),
             dtype=torch.float32,
             usable_length=100_000,
+            is_lean=False,
+            model=SimpleNamespace(),
         )
     )
     drafters: dict[str, Any] = field(

@@ -71,6 +71,7 @@ def test_policies_and_configurations_are_compared(
     assert [one["name"] for one in document["contenders"]] == [str(policy_file), "off", "draft x4 exact"]
     assert {one["category"] for one in document["against_baseline"]} == {"all", "complete", "docs", "edit"}
     assert document["repeats"] == 3
+    assert document["compile"] is False
     assert document["workload"]["split"] == "held_out"
     (folder,) = Path("outputs/bench").iterdir()
     lines = (folder / "measurements.jsonl").read_text().splitlines()
@@ -166,6 +167,19 @@ def test_policies_for_different_models_are_refused(
     message = capsys.readouterr().err
     assert "all policies must be for one target, pocket/target (float32)" in message
     assert "a drafter's name must mean one model in all policies, but 'draft' is pocket/draft" in message
+
+
+def test_models_are_compiled_as_all_policies_say(policy: Policy) -> None:
+    compiled = replace(policy, compile=True)
+    faults = Faults()
+    assert command._policies_model({"a": policy}, faults).compile is False
+    assert command._policies_model({"a": compiled, "b": compiled}, faults).compile is True
+    assert faults.found == []
+    command._policies_model({"a": compiled, "b.json": policy}, faults)
+    assert faults.found == [
+        "all policies must be for models compiled alike, compile=True, but b.json is for compile=False; name the "
+        "models to use with model=custom"
+    ]
 
 
 def test_the_policies_tokenizer_is_loaded_and_must_be_one(policy: Policy) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,29 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch: pytest.MonkeyPa
     build.check_models(ModelSettings(target="org/a", drafters={"x": "org/b", "y": "./path"}), faults)
     assert asked == ["org/a", "./path"]
     assert len(faults.found) == 2
+
+
+@pytest.mark.parametrize("compile", [True, False])
+def test_models_are_compiled_where_that_is_asked(monkeypatch: pytest.MonkeyPatch, compile: bool) -> None:
+    from autospec.engine.decoder import SpeculativeDecoder
+
+    monkeypatch.setattr(SpeculativeDecoder, "from_pretrained", lambda **options: options)
+    options: Any = build.load_decoder(ModelSettings(target="pocket/target", compile=compile))
+    assert options["compile"] is compile
+
+
+def test_compiling_for_a_cpu_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    faults = Faults()
+    for compile, device in ((True, "cpu"), (True, "meta"), (False, "cpu")):  # a GPU brings one of its own
+        build.check_models(ModelSettings(target="pocket/target", device=device, compile=compile), faults)
+    assert faults.found == [
+        "`model.compile`: compiling for a CPU needs a C++ compiler, but `no-such-compiler` is not there "
+        "(CXX names another)"
+    ]
+    monkeypatch.setenv("CXX", sys.executable)
+    build.check_models(ModelSettings(target="pocket/target", device="cpu", compile=True), there := Faults())
+    assert there.found == []
 
 
 def test_every_drafter_of_a_combination_must_be_known() -> None:

@@ -76,6 +76,11 @@ def test_the_plan_names_models_device_space_trials_and_the_arithmetic(plan: Stud
     assert "resumed" not in text
 
 
+def test_a_plan_says_that_models_are_compiled(plan: StudyPlan) -> None:
+    assert "compiled" not in "\n".join(plan_lines(plan))
+    assert "  device      cpu, float32, compiled: A Processor" in "\n".join(plan_lines(replace(plan, compile=True)))
+
+
 def test_a_resumed_plan_says_what_is_there_already(plan: StudyPlan) -> None:
     text = "\n".join(plan_lines(replace(plan, num_logged=17, space_size=None, search_seconds=math.inf)))
     assert "17 measurements are in the log already" in text

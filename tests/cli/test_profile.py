@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from autospec.cli import main
-from autospec.profiling import campaign, load_profile, load_threads, threads
+from autospec.profiling import campaign, load_profile, load_threads, measure, threads
 
 SMALL = [
     "costs.budget_seconds=0.01", "costs.contexts=[8,24]", "costs.max_tokens=16", "costs.draft_lengths=[1,2]",
@@ -59,6 +59,20 @@ def test_the_number_of_threads_is_chosen_and_shown(
     assert chosen.num_threads == load_profile(path).fingerprint["num_threads"] == 1
     (kept,) = Path("outputs/profiles/threads").glob("*.json")
     assert load_threads(kept) == chosen
+
+
+def test_compiled_models_have_a_profile_of_their_own(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(words) == 0
+    (plain,) = _profiles()
+    assert "float32, compiled: " not in capsys.readouterr().out
+    monkeypatch.setattr(measure, "is_compiled", lambda target: True)
+    for _ in range(2):
+        assert main([*words, "hardware=auto"]) == 0
+        assert "float32, compiled: " in capsys.readouterr().out
+    assert _profiles() == [plain.with_stem(f"{plain.stem}-compiled"), plain]
+    assert [load_profile(path).compile for path in _profiles()] == [True, False]
 
 
 def test_another_profile_is_shown_without_models(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -102,6 +103,27 @@ def test_another_configuration_starts_anew(
     assert main(["tune", *QUIET]) == 130
     assert main(["tune", *QUIET, change]) == 0
     assert len(_runs(in_empty_folder / "outputs")) == 2
+
+
+def test_an_interrupted_run_is_not_gone_on_with_by_compiled_models(
+    fake: FakeTune, result: TuningResult, in_empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", sys.executable)  # any program will do: nothing is compiled
+    fake.outcomes = [replace(result, finished=False), replace(result, finished=False), result]
+    assert main(["tune", *QUIET]) == 130
+    assert main(["tune", *QUIET, "model.compile=true"]) == 130
+    first, second = _runs(in_empty_folder / "outputs")
+    assert "compile: true" in (second / "config.yaml").read_text()
+    assert main(["tune", *QUIET]) == 0
+    assert [call["output_dir"] for call in fake.calls] == [first, second, first]
+
+
+def test_whether_to_compile_is_true_or_false(
+    fake: FakeTune, in_empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tune", *QUIET, "model.compile=maybe"]) == 2
+    assert "`model.compile` must be true or false, but got 'maybe'" in capsys.readouterr().err
+    assert fake.calls == []
 
 
 def test_ctrl_c_before_anything_was_loaded_ends_with_130(

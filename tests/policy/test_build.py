@@ -69,10 +69,8 @@ def decoder(tmp_path, monkeypatch):
     monkeypatch.setattr(pocket, "draft_path", lambda: draft)
 
     def model(name, revision=None, commit=None):
-        config = SimpleNamespace(_commit_hash=commit)
-        return SimpleNamespace(
-            name=name, revision=revision, dtype="torch.float32", model=SimpleNamespace(config=config)
-        )
+        loaded = SimpleNamespace(config=SimpleNamespace(_commit_hash=commit))
+        return SimpleNamespace(name=name, revision=revision, dtype="torch.float32", model=loaded, is_lean=False)
 
     drafters = {
         "ngram": SimpleNamespace(source="ngram"),
@@ -107,6 +105,12 @@ def test_models_are_stored_under_names_that_mean_the_same_anywhere(decoder, work
     assert (files.source.split(":")[0], files.revision, len(files.digest or "")) == ("suffix", None, 16)
     assert policy.drafters["hub"] == ModelSource("some/model", "abc")
     assert policy.dtype == "float32"
+
+
+def test_compiled_models_are_stored_as_such(decoder, workload):
+    assert build(decoder, workload, {}).compile is False
+    decoder.target.model._compiled_call_impl = object()  # what `torch.nn.Module.compile` leaves behind
+    assert build(decoder, workload, {}).compile is True
 
 
 def test_a_tokenizer_is_stored_where_it_is_not_the_targets(decoder, workload, tmp_path):

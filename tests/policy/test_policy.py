@@ -208,12 +208,12 @@ def test_unknown_fields_are_refused_with_the_nearest_name(policy, write):
     with pytest.raises(PolicyError) as caught:
         load_policy(write(document))
     assert "`rows[0].batchsize` is not a field of this schema version; did you mean `batch_size`?" in str(caught.value)
-    assert "`colour` is not a field of this schema version; known are ['costs', 'device'," in str(caught.value)
+    assert "`colour` is not a field of this schema version; known are ['compile', 'costs'," in str(caught.value)
 
 
 def test_a_newer_schema_version_is_named_before_anything_else(policy, write):
-    document = {**policy.to_json(), "schema_version": 5, "colour": "blue"}
-    with pytest.raises(PolicyError, match="schema version 5 needs a newer autospec; this one reads up to 4"):
+    document = {**policy.to_json(), "schema_version": 6, "colour": "blue"}
+    with pytest.raises(PolicyError, match="schema version 6 needs a newer autospec; this one reads up to 5"):
         load_policy(write(document))
 
 
@@ -247,7 +247,7 @@ def test_a_missing_file_and_binary_content_are_policy_errors(tmp_path):
         load_policy(tmp_path / "binary.json")
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 3])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 4])
 def test_every_older_schema_version_still_loads(version):
     with warnings.catch_warnings(record=True) as given:
         warnings.simplefilter("always")
@@ -267,13 +267,14 @@ def test_every_older_schema_version_still_loads(version):
     assert overall.speedup == Estimate(1.62, 1.51, 1.74, 72)
     assert (overall.objective, overall.p95_latency_ratio) == ("tokens_per_second", None)
     assert policy.target == ModelSource("pocket/target", None, None)
+    assert policy.compile is False
 
 
 def test_an_older_policy_is_saved_in_the_schema_version_of_today(tmp_path):
     with pytest.warns(AutospecWarning):
         policy = load_policy(ASSETS / "version_1.json")
     policy.save(tmp_path / "policy.json")
-    assert json.loads((tmp_path / "policy.json").read_text())["schema_version"] == 4
+    assert json.loads((tmp_path / "policy.json").read_text())["schema_version"] == 5
 
 
 def test_a_policy_that_pretends_to_be_older_than_checksums_cannot_be_verified_and_says_so(policy, write):
@@ -382,6 +383,7 @@ def test_a_decoder_gets_the_target_and_the_drafters_in_use(with_rows):
         "dtype": "float32",
         "revision": None,
         "trust_remote_code": False,
+        "compile": False,
         "allow_import": (),
     }
     named = dataclasses.replace(policy, tokenizer=ModelSource("pocket/target"))
@@ -410,6 +412,19 @@ def test_data_of_a_drafter_that_is_not_there_is_told(policy, tmp_path):
     dataclasses.replace(policy, drafters={**policy.drafters, "files": missing}).save(tmp_path / "policy.json")
     with pytest.warns(AutospecWarning, match=rf"the drafter files `.*` is not there \({tmp_path / 'gone'}\)"):
         load_policy(tmp_path / "policy.json")
+
+
+@pytest.mark.usefixtures("fake_engine")
+@pytest.mark.parametrize("tuned", [True, False])
+def test_a_decoder_is_compiled_as_it_was_tuned_unless_said_otherwise(with_rows, tmp_path, tuned):
+    import torch
+
+    policy = with_rows((None, None, None, 3))
+    device = {**policy.device, "num_threads": torch.get_num_threads()}
+    dataclasses.replace(policy, device=device, compile=tuned).save(tmp_path / "policy.json")
+    loaded = load_policy(tmp_path / "policy.json")
+    asked = [loaded.decoder(device="cpu", compile=one).arguments["compile"] for one in (None, True, False)]
+    assert asked == [tuned, True, False]
 
 
 @pytest.mark.usefixtures("fake_engine")

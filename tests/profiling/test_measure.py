@@ -12,13 +12,23 @@ from typing import Any
 import pytest
 import torch
 
+from autospec.config import SamplingParams
 from autospec.engine.decoder import SpeculativeDecoder
 from autospec.engine.drafters import EarlyExitDrafter, NgramDrafter, RecyclingDrafter, SmallModelDrafter
 from autospec.engine.lean.maps import can_pack
 from autospec.engine.model import CausalLM
 from autospec.engine.termination import stops_by_cost
 from autospec.errors import MeasurementError, ProfileError
-from autospec.profiling import HardwareProfile, ProfileSettings, ThreadChoice, load_profile, profile
+from autospec.profiling import (
+    HardwareProfile,
+    ProfileSettings,
+    ThreadChoice,
+    key_of,
+    load_profile,
+    measure,
+    profile,
+    threads_key_of,
+)
 from autospec.profiling.batches import ragged
 from autospec.profiling.curves import Timing
 from autospec.profiling.parts import ThreadPoint
@@ -232,6 +242,32 @@ def test_older_profiles_say_nothing_of_batches_whose_rows_stood_level(made: Hard
     document["sha256"] = checksum(document)
     with pytest.raises(ProfileError, match="`target_points` must be"):
         HardwareProfile.from_json(document)
+
+
+def test_a_profile_of_compiled_models_is_another(made: HardwareProfile, tmp_path: Path) -> None:
+    compiled = replace(made, compile=True)
+    assert compiled.key == f"{made.key}-compiled"
+    compiled.save(tmp_path / "profile.json")
+    assert load_profile(tmp_path / "profile.json") == compiled
+
+
+def test_a_profile_from_before_models_were_compiled_is_read_whole(made: HardwareProfile) -> None:
+    document = {**made.to_json(), "schema_version": 3}
+    del document["compile"]
+    document["sha256"] = checksum(document)
+    assert HardwareProfile.from_json(document) == made
+    assert made.compile is False
+
+
+def test_what_is_kept_of_compiled_models_has_keys_of_its_own(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = SpeculativeDecoder(CausalLM(tiny_model("llama"), "tiny"), {"ngram": NgramDrafter()})
+
+    def keys() -> list[str]:
+        return [key_of(decoder, SamplingParams()), threads_key_of(decoder)]
+
+    plain = keys()
+    monkeypatch.setattr(measure, "is_compiled", lambda target: target is decoder.target)
+    assert keys() == [f"{key}-compiled" for key in plain]
 
 
 def test_a_point_may_be_there_once(made: HardwareProfile) -> None:

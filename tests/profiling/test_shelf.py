@@ -77,3 +77,4 @@ def test_it_is_found_again_whatever_the_number_of_threads_now() -> None:
     assert threads_key(here, target) == threads_key({**here, "num_threads": 1}, target)
     assert threads_key(here, target) != threads_key({**here, "device_name": "Large"}, target)
     assert threads_key(here, target) != threads_key(here, ModelSource("other"))
+    assert threads_key(here, target, compile=True) == threads_key(here, target) + "-compiled"

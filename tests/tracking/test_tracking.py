@@ -69,6 +69,7 @@ PLAN = SimpleNamespace(
     drafters={"draft": "pocket/draft"},
     device="cpu",
     dtype="float32",
+    compile=True,
     fingerprint={"device_name": "Example CPU", "num_cores": 2},
     workload="pocket",
     workload_hash="0123456789abcdef",
@@ -129,6 +130,7 @@ def test_a_study_is_a_parent_run_with_a_child_for_each_trial(tracker, client):
     parent, children = parent_and_children(client)
     assert parent.info.status == "RUNNING"
     assert parent.data.params["trials"] == "30"
+    assert parent.data.params["compile"] == "True"
     assert parent.data.params["device.num_cores"] == "2"
     assert parent.data.tags["autospec.device"] == "Example CPU"
     assert parent.data.tags["autospec.target"] == "pocket/target"

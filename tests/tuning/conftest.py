@@ -117,7 +117,9 @@ def make_task(output_dir: Path, runner: FakeRunner | None = None, **changes: Any
         "ngram": SimpleNamespace(has_probs=False, source="ngram"),
     }
     model = SimpleNamespace(config=SimpleNamespace())
-    target = SimpleNamespace(name="target-model", revision=None, device="cpu", dtype="torch.float32", model=model)
+    target = SimpleNamespace(
+        name="target-model", revision=None, device="cpu", dtype="torch.float32", model=model, is_lean=False
+    )
     runner = runner or FakeRunner()
     settings = StudySettings(
         **{

@@ -38,6 +38,17 @@ def test_all_that_differs_is_said_and_of_the_machine_what(
     log.close()
 
 
+def test_compiled_models_do_not_go_on_with_a_run_of_others(
+    fakes: SimpleNamespace, tmp_path: Path, log: MeasurementLog
+) -> None:
+    task = fakes.make_task(tmp_path)
+    check_identity(task, log)
+    task.decoder.target.model._compiled_call_impl = object()  # what `torch.nn.Module.compile` leaves behind
+    with pytest.raises(ConfigError, match=r"differs in compile$"):
+        check_identity(task, log)
+    log.close()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1]\n", '{"decision": "identity", "value": []}\n', '{"decision": "x"}\n'])
 def test_a_folder_that_says_nothing_has_no_machine(tmp_path: Path, text: str) -> None:
     (tmp_path / "measurements.jsonl").write_text(text)

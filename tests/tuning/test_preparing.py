@@ -233,6 +233,15 @@ def test_a_profile_of_other_decoding_is_used_with_a_warning(
     assert done.made is not None
 
 
+def test_a_given_profile_of_models_that_were_compiled_is_warned_of(
+    decoder: SpeculativeDecoder, measured: HardwareProfile, tmp_path: Path
+) -> None:
+    done = Prepared(decoder, tmp_path, SearchSpace.load("smoke"), hardware=replace(measured, compile=True))
+    (told,) = [event.message for event in done.events if isinstance(event, Warned)]
+    assert told == "the profile was measured with torch.compile, but models run without it"
+    assert done.made is not None
+
+
 def test_a_profile_that_was_given_is_used(
     decoder: SpeculativeDecoder, measured: HardwareProfile, tmp_path: Path, monkeypatch: Any
 ) -> None:

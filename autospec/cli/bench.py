@@ -32,7 +32,7 @@ from autospec.config import SpecConfig
 from autospec.errors import AutospecWarning, ConfigError
 from autospec.paths import new_output_dir
 from autospec.policy import Policy, load_policy, portable_source
-from autospec.profiling import device_fingerprint, is_compiled
+from autospec.profiling import device_fingerprint
 from autospec.records import Measurement, Workload
 from autospec.workloads import WorkloadSource
 
@@ -209,7 +209,7 @@ def _compare(
             "interrupted": interrupted,
             "target": portable_source(decoder.target.name),
             "device": device_fingerprint(decoder.target.device, decoder.target.dtype),
-            "compile": is_compiled(decoder.target),
+            "compile": decoder.target.compiles,
             "workload": {"name": workload.name, "content_hash": workload.content_hash, "split": settings.split},
             "sampling": workload.sampling.to_json(),
             "repeats": settings.repeats,

@@ -43,7 +43,10 @@ class CausalLM:
         forward: What runs it; by default a lean one where there is one that computes the same, else transformers'.
         is_owned: Nobody else uses the model: weights that a lean forward holds in a form of its own are let go.
             Those of other models are then held twice.
-        compiles: Compile what runs it, each shape when it first comes.
+        compiles: Compile what runs it; see `load_model`.
+
+    Attributes:
+        compiles: As given.
 
     Raises:
         ModelError: It cannot be used as a target or drafter; see `autospec.engine.probing.check_usable`.
@@ -58,7 +61,7 @@ class CausalLM:
         is_owned: bool = False,
         compiles: bool = False,
     ) -> None:
-        self.model, self.name, self.revision = model.eval(), name, revision
+        self.model, self.name, self.revision, self.compiles = model.eval(), name, revision, compiles
         config = model.config.get_text_config()
         self.vocab_size = int(config.vocab_size)
         self.context_length = context_length(config)

@@ -17,7 +17,6 @@ from autospec.config import SpecConfig
 from autospec.engine.costs import CostCurve
 from autospec.policy.parts import Evidence, Quality, Reproduction, Row, TunedWorkload
 from autospec.policy.policy import Policy
-from autospec.profiling.fingerprint import is_compiled
 from autospec.records import Measurement, StepStats, Workload
 from autospec.sources import ModelSource, drafter_source, loaded_source, portable_source, tokenizer_digest
 from autospec.yardsticks import LATENCY
@@ -74,7 +73,7 @@ def build_policy(  # noqa: PLR0913  (a policy has so many parts)
         reproduce=reproduce,
         tokenizer=_tokenizer(decoder),
         costs=_costs(decoder, rows),
-        compile=is_compiled(decoder.target),
+        compile=decoder.target.compiles,
     )
 
 

@@ -13,7 +13,6 @@ from autospec.profiling.fingerprint import (
     differences,
     fingerprint_hash,
     host_fingerprint,
-    is_compiled,
 )
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ __all__ = [
     "find_profile",
     "fingerprint_hash",
     "host_fingerprint",
-    "is_compiled",
     "key_of",
     "load_profile",
     "load_threads",

@@ -20,7 +20,6 @@ from autospec.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-    from autospec.engine.model import CausalLM
 
 _GIB = 1024**3
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -54,17 +53,6 @@ def device_fingerprint(device: torch.device | str, dtype: torch.dtype | str) -> 
         "dtype": str(dtype).removeprefix("torch."),
     }
     return {**values, **(_cuda_values(device) if device.type == "cuda" else {"memory_gib": _host_memory_gib()})}
-
-
-def is_compiled(target: CausalLM) -> bool:
-    """Return whether a target was loaded to be run by `torch.compile`; its draft models then are too."""
-    from autospec.engine.graphs import Graphs
-    from autospec.engine.launching import Compiled
-
-    if target.is_lean:
-        forward = target._forward
-        return isinstance(forward, Graphs) and isinstance(forward._launches.launching, Compiled)
-    return getattr(target.model, "_compiled_call_impl", None) is not None
 
 
 def host_fingerprint() -> dict[str, str | int]:

@@ -13,7 +13,7 @@ from autospec.config import SamplingParams
 from autospec.errors import MeasurementError
 from autospec.profiling.assembly import TargetParts, drafter_costs
 from autospec.profiling.campaign import Campaign, OnProgress
-from autospec.profiling.fingerprint import device_fingerprint, is_compiled
+from autospec.profiling.fingerprint import device_fingerprint
 from autospec.profiling.hardware import HardwareProfile
 from autospec.profiling.memory import own_weight_bytes, peak_bytes, reset_peak, weight_bytes
 from autospec.profiling.parts import Memory, ThreadChoice, profile_key, threads_key
@@ -98,7 +98,7 @@ def profile_text(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         autospec_version=autospec.__version__,
         threads=threads,
-        compile=is_compiled(target),
+        compile=target.compiles,
     )
 
 
@@ -107,14 +107,14 @@ def key_of(decoder: SpeculativeDecoder, sampling: SamplingParams) -> str:
     target = decoder.target
     drafters = {name: drafter_source(drafter) for name, drafter in decoder.drafters.items()}
     fingerprint = device_fingerprint(target.device, target.dtype)
-    return profile_key(fingerprint, loaded_source(target.name, target), drafters, sampling, is_compiled(target))
+    return profile_key(fingerprint, loaded_source(target.name, target), drafters, sampling, target.compiles)
 
 
 def threads_key_of(decoder: SpeculativeDecoder) -> str:
     """Return under which key the number of threads is kept that was chosen for this target."""
     target = decoder.target
     fingerprint = device_fingerprint(target.device, target.dtype)
-    return threads_key(fingerprint, loaded_source(target.name, target), is_compiled(target))
+    return threads_key(fingerprint, loaded_source(target.name, target), target.compiles)
 
 
 def text_of(decoder: SpeculativeDecoder, workload: Workload | Sequence[int] | None) -> Text:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from autospec.policy import portable_source
-from autospec.profiling import is_compiled
 from autospec.tuning.budget import Budget, plan_budget
 from autospec.tuning.events import StudyPlan
 from autospec.tuning.task import Task, describe
@@ -41,6 +40,6 @@ def make_plan(task: Task, seconds_per_prompt: float, num_logged: int) -> tuple[S
         search_seconds=budget.search_seconds,
         confirm_seconds=budget.confirm_seconds,
         num_logged=num_logged,
-        compile=is_compiled(target),
+        compile=target.compiles,
     )
     return plan, budget

@@ -20,7 +20,6 @@ from autospec.profiling import (
     HardwareProfile,
     ProfileSettings,
     find_profile,
-    is_compiled,
     key_of,
     profile_path,
     profile_text,
@@ -183,7 +182,7 @@ def _profile(task: Task, trace: Trace, space: SearchSpace) -> HardwareProfile:
     made = task.hardware if isinstance(task.hardware, HardwareProfile) else _kept(task, trace)
     if made is not None and made.sampling.is_greedy != task.workload.sampling.is_greedy:
         task.on_event(Warned("a profile should be measured under the decoding that is tuned: sampling takes its time"))
-    if made is not None and made.compile != is_compiled(task.decoder.target):
+    if made is not None and made.compile != task.decoder.target.compiles:
         words = ("with", "without") if made.compile else ("without", "with")
         task.on_event(Warned("the profile was measured {} torch.compile, but models run {} it".format(*words)))
     if made is None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import autospec
 from autospec.config import SamplingParams
 from autospec.errors import ConfigError
-from autospec.profiling.fingerprint import is_compiled
 from autospec.records import Prompt, Workload
 from autospec.runners.base import Runner
 from autospec.tuning.events import OnEvent, Tracker
@@ -111,7 +110,7 @@ class Task:
         return {
             "version": autospec.__version__,
             "target": [target.name, target.revision, str(target.dtype)],
-            "compile": is_compiled(target),
+            "compile": target.compiles,
             "drafters": {name: drafter.source for name, drafter in sorted(self.decoder.drafters.items())},
             "machine": dict(self.machine),
             "workload": self.workload.content_hash,

@@ -38,7 +38,7 @@ class FakeDecoder:
             device=torch.device("cpu"),
             dtype=torch.float32,
             usable_length=100_000,
-            is_lean=False,
+            compiles=False,
             model=SimpleNamespace(),
         )
     )

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from autospec.cli import main
-from autospec.profiling import campaign, load_profile, load_threads, measure, threads
+from autospec.engine.compiling import recorded
+from autospec.profiling import campaign, load_profile, load_threads, threads
 
 SMALL = [
     "costs.budget_seconds=0.01", "costs.contexts=[8,24]", "costs.max_tokens=16", "costs.draft_lengths=[1,2]",
@@ -67,9 +68,10 @@ def test_compiled_models_have_a_profile_of_their_own(
     assert main(words) == 0
     (plain,) = _profiles()
     assert "float32, compiled: " not in capsys.readouterr().out
-    monkeypatch.setattr(measure, "is_compiled", lambda target: True)
+    monkeypatch.setattr("autospec.engine.lean.compiled.compiled_piece", recorded)
+    monkeypatch.setattr("shutil.which", lambda name, *_: name)  # a compiler, which is not asked to do anything
     for _ in range(2):
-        assert main([*words, "hardware=auto"]) == 0
+        assert main([*words, "hardware=auto", "model.compile=true"]) == 0
         assert "float32, compiled: " in capsys.readouterr().out
     assert _profiles() == [plain.with_stem(f"{plain.stem}-compiled"), plain]
     assert [load_profile(path).compile for path in _profiles()] == [True, False]

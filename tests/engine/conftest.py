@@ -49,7 +49,7 @@ class TableLM:
         probs: [vocab, vocab, vocab] the next-token row behind each pair of tokens.
     """
 
-    revision, device, dtype, is_launched = None, torch.device("cpu"), torch.float32, False
+    revision, device, dtype, is_launched, compiles = None, torch.device("cpu"), torch.float32, False, False
 
     def __init__(self, probs: Tensor, name: str = "table", context_length: int = 1000) -> None:
         self.logits, self.name, self.vocab_size = probs.log().float(), name, probs.shape[-1]

@@ -70,7 +70,7 @@ def decoder(tmp_path, monkeypatch):
 
     def model(name, revision=None, commit=None):
         loaded = SimpleNamespace(config=SimpleNamespace(_commit_hash=commit))
-        return SimpleNamespace(name=name, revision=revision, dtype="torch.float32", model=loaded, is_lean=False)
+        return SimpleNamespace(name=name, revision=revision, dtype="torch.float32", model=loaded, compiles=False)
 
     drafters = {
         "ngram": SimpleNamespace(source="ngram"),
@@ -109,7 +109,7 @@ def test_models_are_stored_under_names_that_mean_the_same_anywhere(decoder, work
 
 def test_compiled_models_are_stored_as_such(decoder, workload):
     assert build(decoder, workload, {}).compile is False
-    decoder.target.model._compiled_call_impl = object()  # what `torch.nn.Module.compile` leaves behind
+    decoder.target.compiles = True
     assert build(decoder, workload, {}).compile is True
 
 

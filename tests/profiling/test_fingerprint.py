@@ -5,13 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
-from autospec.engine.launching import Recorded
-from autospec.engine.model import CausalLM, load_model
 from autospec.errors import ConfigError
 from autospec.profiling import (
     device_fingerprint,
@@ -19,7 +16,6 @@ from autospec.profiling import (
     fingerprint,
     fingerprint_hash,
     host_fingerprint,
-    is_compiled,
 )
 
 
@@ -172,26 +168,6 @@ def test_host_fingerprint_is_the_part_that_needs_no_torch() -> None:
     host = host_fingerprint()
     assert list(host) == ["device_kind", "device_name", "num_cores"]
     assert host.items() <= device_fingerprint("cpu", "float32").items()
-
-
-@pytest.mark.parametrize("compile", [True, False])
-def test_a_model_that_was_loaded_to_be_compiled_is_known(
-    tiny_checkpoint: Path, noisy_copy: Any, tiny_model: Any, monkeypatch: pytest.MonkeyPatch, compile: bool
-) -> None:
-    monkeypatch.setattr(torch, "compile", lambda call, **_: call)
-    lean = load_model(str(tiny_checkpoint), device="cpu", compile=compile)  # shapes are compiled when they come
-    assert lean.is_lean
-    assert is_compiled(lean) is compile
-    other = load_model(noisy_copy(tiny_model("gpt2"), 0.0), compile=compile)
-    assert not other.is_lean
-    assert is_compiled(other) is compile
-
-
-def test_forwards_that_are_launched_otherwise_are_not_compiled(tiny_model: Any) -> None:
-    model = CausalLM(tiny_model("llama"), "tiny")
-    model.launch_by(Recorded())
-    assert model.is_launched
-    assert not is_compiled(model)
 
 
 def test_transformers_is_not_imported_and_torch_only_when_asked() -> None:

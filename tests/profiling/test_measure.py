@@ -25,7 +25,6 @@ from autospec.profiling import (
     ThreadChoice,
     key_of,
     load_profile,
-    measure,
     profile,
     threads_key_of,
 )
@@ -259,14 +258,14 @@ def test_a_profile_from_before_models_were_compiled_is_read_whole(made: Hardware
     assert made.compile is False
 
 
-def test_what_is_kept_of_compiled_models_has_keys_of_its_own(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_kept_of_compiled_models_has_keys_of_its_own(tiny_model: Any) -> None:
     decoder = SpeculativeDecoder(CausalLM(tiny_model("llama"), "tiny"), {"ngram": NgramDrafter()})
 
     def keys() -> list[str]:
         return [key_of(decoder, SamplingParams()), threads_key_of(decoder)]
 
     plain = keys()
-    monkeypatch.setattr(measure, "is_compiled", lambda target: target is decoder.target)
+    decoder.target.compiles = True
     assert keys() == [f"{key}-compiled" for key in plain]
 
 

@@ -118,7 +118,7 @@ def make_task(output_dir: Path, runner: FakeRunner | None = None, **changes: Any
     }
     model = SimpleNamespace(config=SimpleNamespace())
     target = SimpleNamespace(
-        name="target-model", revision=None, device="cpu", dtype="torch.float32", model=model, is_lean=False
+        name="target-model", revision=None, device="cpu", dtype="torch.float32", model=model, compiles=False
     )
     runner = runner or FakeRunner()
     settings = StudySettings(

@@ -43,7 +43,7 @@ def test_compiled_models_do_not_go_on_with_a_run_of_others(
 ) -> None:
     task = fakes.make_task(tmp_path)
     check_identity(task, log)
-    task.decoder.target.model._compiled_call_impl = object()  # what `torch.nn.Module.compile` leaves behind
+    task.decoder.target.compiles = True
     with pytest.raises(ConfigError, match=r"differs in compile$"):
         check_identity(task, log)
     log.close()

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from autospec.engine.probing import first_line
+
 # Matrix products are generated, too: calls of a library take longer to begin than small ones to run.
 _GENERATES_PRODUCTS = {"max_autotune": True, "max_autotune_gemm_backends": "CPP"}
 
@@ -41,10 +43,15 @@ def compiled_piece(run: Callable[..., Sequence[Tensor]], examples: Sequence[Tens
     Raises:
         RuntimeError: There is no compiler, or it fails.
     """
-    from torch._inductor import compile as compile_record
+    # Said with the number of threads, because not every torch tells code on its disk apart by that.
+    options = {**_GENERATES_PRODUCTS, "cpp.threads": torch.get_num_threads()}
+    try:
+        from torch._inductor import compile as compile_record
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what torch itself does
-        piece = compile_record(recorded(run, examples), list(examples), options=_GENERATES_PRODUCTS)
-        piece(*examples)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what torch itself does
+            piece = compile_record(recorded(run, examples), list(examples), options=options)
+            piece(*examples)
+    except Exception as error:  # of compilers, disks and torch's own parts, which raise what they like
+        raise RuntimeError(f"torch's compiler failed: {first_line(error)}") from error
     return cast("Piece", piece)

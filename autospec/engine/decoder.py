@@ -80,8 +80,8 @@ class SpeculativeDecoder:
             dtype: `auto` is float32 on a CPU, the checkpoint's own on CUDA.
             revision: Of the target, when it is a hub id.
             trust_remote_code: Run Python code that comes with checkpoints; off unless asked for.
-            compile: Run the models through `torch.compile`: seconds for each new shape, kept on disk by torch. On the
-                CPU where it was measured, the forward of our own is faster without (`benchmarks/LOG.md`).
+            compile: Run the models by what torch's compiler makes of them, where that is worth it for the target; see
+                `load_model`.
             allow_import: Modules, by their full names, from which sources `import:MODULE:FACTORY` may run code.
 
         Raises:
@@ -98,7 +98,7 @@ class SpeculativeDecoder:
             compile=compile,
         )
         text = load_text(target, tokenizer, revision, trust_remote_code)
-        context = LoadContext(model, text, device, dtype, trust_remote_code, compile, allow_import)
+        context = LoadContext(model, text, device, dtype, trust_remote_code, model.compiles, allow_import)
         loaded = {
             name: load_drafter(name, str(source) if isinstance(source, Path) else source, context)
             for name, source in (drafters or {}).items()

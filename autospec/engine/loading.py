@@ -44,7 +44,7 @@ class LoadContext:
         device: As the decoder was asked for.
         dtype: As the decoder was asked for.
         trust_remote_code: Run Python code that comes with checkpoints.
-        compile: Run draft models through `torch.compile`.
+        compile: Compile draft models, as their target is.
         allow_import: Modules from which drafters may be imported.
     """
 

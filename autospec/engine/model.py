@@ -46,7 +46,7 @@ class CausalLM:
         compiles: Compile what runs it; see `load_model`.
 
     Attributes:
-        compiles: As given.
+        compiles: Whether it runs compiled; not everything that is asked to can be, or is worth it.
 
     Raises:
         ModelError: It cannot be used as a target or drafter; see `autospec.engine.probing.check_usable`.
@@ -61,7 +61,7 @@ class CausalLM:
         is_owned: bool = False,
         compiles: bool = False,
     ) -> None:
-        self.model, self.name, self.revision, self.compiles = model.eval(), name, revision, compiles
+        self.model, self.name, self.revision, self.compiles = model.eval(), name, revision, False
         config = model.config.get_text_config()
         self.vocab_size = int(config.vocab_size)
         self.context_length = context_length(config)
@@ -154,14 +154,14 @@ class CausalLM:
         if lean is not None:
             self._forward = lean
             if agrees(self, expected):
-                # No compiler follows what runs packed weights; on a CPU turned ones are compiled beside them.
-                packs = not compiles or self.device.type == "cpu"
-                fast = speed_up(self.model, self._windows, is_owned, packs)
+                fast = speed_up(self.model, self._windows, is_owned)
                 self._forward = compile_lean(fast) if compiles else fast
                 self.launch_by(usual_launching(self.device, compiles))
+                self.compiles = compiles and self._forward is not fast
                 return
             self._forward = plain
         if compiles:
+            self.compiles = True
             self.model.compile(dynamic=True)  # after the checks of a new model, whose shapes nobody uses
 
     def keep(self, model: PreTrainedModel, layers: Sequence[int]) -> CausalLM:
@@ -348,7 +348,8 @@ def load_model(  # noqa: PLR0913  (everything that loading may be told)
         trust_remote_code: Run Python code that comes with the checkpoint.
         compile: Run what runs it through `torch.compile`, which keeps on disk what it compiled: on CUDA a lean forward
             in fixed shapes, each when it first comes (seconds to a minute), on a CPU what lies between the attentions
-            of a small one, at once (a minute or two), and transformers' forward with dynamic shapes.
+            of one in float32 with at most 24 MiB of weights, at once (ten seconds to a minute), and transformers'
+            forward with dynamic shapes.
         keeps_model: Leave the loaded model whole, because somebody else will use it.
 
     Raises:

@@ -102,7 +102,7 @@ def _run_branches(model: CausalLM, cache: KVCache) -> Tensor:
 def differ(logits: Tensor, expected: Tensor, dtype: torch.dtype) -> bool:
     """Return whether logits differ by more than rounding; those of a model that looks elsewhere differ by far more."""
     limit = 1e-3 if dtype == torch.float32 else 0.1
-    return bool((logits - expected).abs().mean() > limit * expected.std())
+    return not bool((logits - expected).abs().mean() <= limit * expected.std())  # what is no number differs
 
 
 def first_line(error: BaseException) -> str:

@@ -47,7 +47,7 @@ class Policy:
         reproduce: How it was made.
         tokenizer: Where the tokenizer comes from; None: it is the target's own.
         costs: Drafter to what its steps cost, for the cost-aware stopping rule; constants stand in for others.
-        compile: Whether it was tuned with models run by `torch.compile`.
+        compile: Whether it was tuned with models that run compiled.
 
     Raises:
         PolicyError: Two rows speak about the same situation, or a row names a drafter that is not there.
@@ -136,7 +136,7 @@ class Policy:
             drafters: Objects to use in place of what the policy names, needed where it was tuned with objects.
             allow_import: Modules from which drafters `import:MODULE:FACTORY` may be made.
             trust_remote_code: Run Python code that comes with checkpoints; no policy can ask for that.
-            compile: Run the models by `torch.compile`; None: as it was tuned.
+            compile: Compile the models, which needs a compiler here; None: as it was tuned.
 
         Raises:
             ModelError: A model cannot be loaded.

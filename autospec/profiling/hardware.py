@@ -55,7 +55,7 @@ class HardwareProfile:
         created: When, in UTC.
         autospec_version: By what.
         threads: By which numbers the number of threads was chosen; None where it was not.
-        compile: Whether `torch.compile` ran the models.
+        compile: Whether the models ran compiled.
 
     Raises:
         ProfileError: A point is there twice.

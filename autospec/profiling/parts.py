@@ -245,7 +245,7 @@ def profile_key(
         target: The target.
         drafters: By name.
         sampling: Decoding settings; their seed costs nothing.
-        compile: Whether `torch.compile` runs the models.
+        compile: Whether the models run compiled.
     """
     models = [asdict(target), {name: asdict(drafters[name]) for name in sorted(drafters)}]
     decoding = asdict(replace(sampling, seed=0))

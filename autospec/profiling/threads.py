@@ -72,8 +72,12 @@ def measure_threads(
     watch = Clock(target.device) if watch is None else watch
     trial = _Trial(target, token_ids[: context + NUM_VERIFIED], watch)
     plain, verified = ({count: list[float]() for count in counts} for _ in range(2))
-    before, started, order = torch.get_num_threads(), watch.now(), random.Random(0)
+    before, order = torch.get_num_threads(), random.Random(0)
     try:
+        for count in counts:
+            use(count)
+            trial.run(1)  # where models are compiled, they are for each number of threads
+        started = watch.now()
         with without_collector():
             for number in range(_ROUNDS):
                 if number >= _LEAST_ROUNDS and watch.now() - started > seconds:

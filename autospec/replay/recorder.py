@@ -242,4 +242,4 @@ class Recorder:
 
 
 def _num_weights(model: CausalLM) -> int:
-    return sum(weight.numel() for weight in model.weights())
+    return sum(weight.numel() for weight in model.model.parameters())

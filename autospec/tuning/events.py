@@ -46,7 +46,7 @@ class StudyPlan:
         search_seconds: Time the search may take; infinite without a limit.
         confirm_seconds: Time set aside for final choice and confirmation.
         num_logged: Measurements already in the log when a run is resumed.
-        compile: Whether `torch.compile` runs the models.
+        compile: Whether the models run compiled.
     """
 
     target: str

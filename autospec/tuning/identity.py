@@ -21,7 +21,7 @@ def check_identity(task: Task, log: MeasurementLog) -> None:
         ConfigError: With what differs; of the machine, all of it.
     """
     here = json.loads(json.dumps(task.identity()))
-    there = log.decide(_IDENTITY, lambda: here)
+    there = {"compile": False, **log.decide(_IDENTITY, lambda: here)}  # older runs knew no other models
     differing = [name for name in here if there.get(name) != here[name]]
     if not differing:
         return

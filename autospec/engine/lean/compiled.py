@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from threading import RLock
 from typing import Any
 
 import torch
@@ -18,39 +19,40 @@ from torch.nn.functional import embedding, pad
 
 from autospec.engine.cache import KVCache
 from autospec.engine.compiling import Piece, compiled_piece
-from autospec.engine.lean.attention import Attending
+from autospec.engine.lean.attention import Attending, OneLength
 from autospec.engine.lean.forward import LeanForward, LeanLayer, Norm
-from autospec.engine.lean.maps import LinearMap, TurnedMap, stay_cached
+from autospec.engine.lean.maps import CACHED_BYTES, LinearMap, TurnedMap, stay_cached
 from autospec.engine.masks import NewTokens
-from autospec.engine.probing import differ, first_line
+from autospec.engine.probing import differ
 
 SIZES = (1, 2, 4, 8)  # tokens; 16 are as fast without (benchmarks/LOG.md)
 
 _Part = LinearMap | Norm
-_Pieces = dict[tuple[str, int, int], Piece]
+_Pieces = dict[tuple[str, int], Piece]  # by name and number of tokens
+
+_making = RLock()  # torch's compiler has settings that are everybody's
 
 
 class CompiledLean(LeanForward):
     """A lean forward that runs up to 8 tokens, of one row or of several laid one behind the other, by compiled pieces.
 
+    Code has a number of threads of its own, so that pieces are made when a number first comes, all at once. Where that
+    fails, it says so and runs as without.
+
     Args:
         lean: What runs all others.
-        pieces: Made already for layers of the same sizes: by name, tokens and threads. Under another number of threads
-            they are made anew, because code has its own.
-
-    Raises:
-        RuntimeError: There is no compiler, it fails, or what it makes computes something else.
+        turned: The same with turned maps.
+        code: Pieces made already for such layers, by number of threads; None where they could not be made.
     """
 
-    def __init__(self, lean: LeanForward, pieces: _Pieces | None = None) -> None:
+    def __init__(self, lean: LeanForward, turned: LeanForward, code: dict[int, _Pieces | None] | None = None) -> None:
         super().__init__(lean.embeddings, lean.layers, lean.norm, lean.output_map, lean.rotary, lean.windows)
-        self._lean, self._pieces = lean, dict[tuple[str, int, int], Piece]() if pieces is None else pieces
-        self._before = [_tensors(_parts_before(layer)) for layer in self.layers]
-        self._after = [_tensors(_parts_after(layer)) for layer in self.layers]
-        self._between = [(*after, *before) for after, before in zip(self._after, self._before[1:], strict=False)]
-        self._at_end = (*self._after[-1], *_tensors((self.norm, self.output_map)))
-        for size in SIZES:
-            self._check(size)
+        self._lean, self._turned = lean, turned
+        self._code = dict[int, _Pieces | None]() if code is None else code
+        self._before = [_tensors(_parts_before(layer)) for layer in turned.layers]
+        after = [_tensors(_parts_after(layer)) for layer in turned.layers]
+        self._between = [(*one, *before) for one, before in zip(after, self._before[1:], strict=False)]
+        self._at_end = (*after[-1], *_tensors((turned.norm, turned.output_map)))
 
     def through(
         self,
@@ -60,45 +62,68 @@ class CompiledLean(LeanForward):
         with_logits: slice | Tensor,
         wants_hidden: bool,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """See `LeanForward`; tokens that fill up the next size reach no attention."""
+        """See `LeanForward`."""
         num_rows, num_new = input_ids.shape
-        if num_rows > 1 or num_new > SIZES[-1]:
+        pieces = self.pieces() if num_rows == 1 and num_new <= SIZES[-1] else None
+        if pieces is None:
             return super().through(input_ids, rope, attending, with_logits, wants_hidden)
+        logits, hidden = self._by_pieces(pieces, input_ids, rope, attending)
+        return logits[:, with_logits], hidden if wants_hidden else ()
+
+    def pieces(self) -> _Pieces | None:
+        """Return the pieces for the number of threads that torch has now, or None where they could not be made."""
+        num_threads = torch.get_num_threads()
+        if num_threads not in self._code:
+            with _making:
+                if num_threads not in self._code:
+                    self._code[num_threads] = self._made()
+        return self._code[num_threads]
+
+    def weights(self) -> list[Tensor]:
+        """See `LeanForward`; with those that had to be copied."""
+        return [*super().weights(), *self._turned.weights()]
+
+    def keep(self, layers: Sequence[int]) -> LeanForward:
+        """See `LeanForward`; the pieces are shared."""
+        return CompiledLean(self._lean.keep(layers), self._turned.keep(layers), self._code)
+
+    def _by_pieces(
+        self, pieces: _Pieces, input_ids: Tensor, rope: tuple[Tensor, Tensor], attending: Attending
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Return logits and hidden states of tokens [1, n]; those that fill up the next size reach no attention."""
+        num_new = input_ids.shape[1]
         size = next(size for size in SIZES if num_new <= size)
         beside, own = size - num_new, slice(None, num_new)
         states = _filled(embedding(input_ids, self.embeddings), beside)
         cosines, sines = (_filled(angles.view(1, num_new, 1, -1), beside) for angles in rope)
         hidden = [states]
-        attended = self._piece("first", size)(states, cosines, sines, *self._before[0])
+        attended = pieces["first", size](states, cosines, sines, *self._before[0])
         for layer, weights in zip(self.layers, self._between, strict=False):
             mixed = attending.mix(layer.number, layer.heads, *(one[:, own] for one in attended))
-            piece = self._piece("between", size)
-            states, *rest = piece(states, _filled(mixed, beside), cosines, sines, *weights)
+            states, *rest = pieces["between", size](states, _filled(mixed, beside), cosines, sines, *weights)
             attended = tuple(rest)
             hidden.append(states)
         layer = self.layers[-1]
         mixed = attending.mix(layer.number, layer.heads, *(one[:, own] for one in attended))
-        logits, states = self._piece("last", size)(states, _filled(mixed, beside), *self._at_end)
-        hidden.append(states)
-        return logits[:, own][:, with_logits], tuple(one[:, own] for one in hidden) if wants_hidden else ()
+        logits, states = pieces["last", size](states, _filled(mixed, beside), *self._at_end)
+        return logits[:, own], tuple(one[:, own] for one in (*hidden, states))
 
-    def weights(self) -> list[Tensor]:
-        """See `LeanForward`; with those that had to be copied."""
-        return [*super().weights(), *(one for part in (*self._before, *self._after) for one in part), *self._at_end]
-
-    def keep(self, layers: Sequence[int]) -> LeanForward:
-        """See `LeanForward`; the pieces are shared."""
-        return CompiledLean(self._lean.keep(layers), self._pieces)
-
-    def _piece(self, name: str, size: int) -> Piece:
-        place = (name, size, torch.get_num_threads())
-        if place not in self._pieces:
-            self._pieces[place] = compiled_piece(*self._described(name, size))
-        return self._pieces[place]
+    @torch.inference_mode()
+    def _made(self) -> _Pieces | None:
+        """Compile all pieces, and see whether they compute what they stand for."""
+        names = ("first", "between", "last") if len(self.layers) > 1 else ("first", "last")
+        try:
+            pieces = {(name, size): compiled_piece(*self._described(name, size)) for size in SIZES for name in names}
+            for size in SIZES:
+                self._check(pieces, size)
+        except RuntimeError as error:
+            warnings.warn(f"forwards are not compiled, because {error}", stacklevel=2)
+            return None
+        return pieces
 
     def _described(self, name: str, size: int) -> tuple[Callable[..., Sequence[Tensor]], Sequence[Tensor]]:
         """Return a piece as a function, and examples of its arguments."""
-        layer = self.layers[0]
+        turned, layer = self._turned, self._turned.layers[0]
         states = self.like.new_zeros(1, size, self.like.shape[1])
         mixed = self.like.new_zeros(1, size, layer.heads.num_queries, layer.heads.size)
         rope = [angles[None].clone() for angles in self.rotary.at(0, size)]
@@ -106,34 +131,46 @@ class CompiledLean(LeanForward):
             return _first(layer), (states, *rope, *self._before[0])
         if name == "between":
             return _between(layer), (states, mixed, *rope, *self._between[0])
-        return _last(layer, self.norm, self.output_map), (states, mixed, *self._at_end)
+        return _last(layer, turned.norm, turned.output_map), (states, mixed, *self._at_end)
 
-    def _check(self, size: int) -> None:
+    def _check(self, pieces: _Pieces, size: int) -> None:
         """Refuse pieces that compute something else."""
-        with torch.inference_mode():
-            input_ids, new = torch.arange(size)[None] % len(self.embeddings), NewTokens([0], size)
-            logits, _ = self.run(input_ids, new, KVCache(size), 0, wants_hidden=False)
-            expected, _ = self._lean.run(input_ids, new, KVCache(size), 0, wants_hidden=False)
+        input_ids, new = torch.arange(size)[None] % len(self.embeddings), NewTokens([0], size)
+        attending = OneLength(KVCache(size), new, self.windows, self.like)
+        logits, _ = self._by_pieces(pieces, input_ids, self.rotary.at(0, size), attending)
+        expected, _ = self._lean.run(input_ids, new, KVCache(size), 0, wants_hidden=False)
         if differ(logits, expected, expected.dtype):
             raise RuntimeError(f"compiled for {size} tokens they compute something else")
 
 
 def compile_lean(lean: LeanForward) -> LeanForward:
-    """Compile a lean forward where that pays, and say so where it cannot be; else return it as it is.
+    """Compile a lean forward where that pays, and say so where it does not or cannot be; else return it as it is.
 
     It pays for models on a CPU that stay in the processor's cache: with larger ones reading weights takes the time.
 
     Args:
         lean: In the form that is fastest without.
     """
+    if lean.like.device.type != "cpu":
+        return lean
     maps = (*(one for layer in lean.layers for one in layer.maps), lean.output_map)
-    if lean.like.device.type != "cpu" or not stay_cached(weight for one in maps for weight in one.weights()[:1]):
+    if not stay_cached(weight for one in maps for weight in one.weights()[:1]):
+        warnings.warn(
+            f"forwards are not compiled, because on a CPU that pays for models in float32 of at most "
+            f"{CACHED_BYTES >> 20} MiB only",
+            stacklevel=2,
+        )
         return lean
-    try:
-        return CompiledLean(lean)
-    except RuntimeError as error:  # of compilers, which raise what they like; running every operation is right
-        warnings.warn(f"forwards are not compiled, because {first_line(error)}", stacklevel=2)
-        return lean
+    made = CompiledLean(lean, _turned(lean))
+    return lean if made.pieces() is None else made
+
+
+def _turned(lean: LeanForward) -> LeanForward:
+    layers = [
+        replace(layer, **{name: getattr(layer, name).turned() for name in ("project", "out", "gate", "up", "down")})
+        for layer in lean.layers
+    ]
+    return LeanForward(lean.embeddings, layers, lean.norm, lean.output_map.turned(), lean.rotary, lean.windows)
 
 
 def _first(like: LeanLayer) -> Callable[..., Sequence[Tensor]]:
@@ -187,15 +224,8 @@ def _with_after(like: LeanLayer, given: Iterator[Tensor]) -> LeanLayer:
 
 
 def _tensors(parts: Iterable[_Part]) -> tuple[Tensor, ...]:
-    """Return the weights of parts, one after the other: of maps the turned matrix, and the bias where there is one."""
-    found = list[Tensor]()
-    for part in parts:
-        if isinstance(part, Norm):
-            found.append(part.weight)
-        else:
-            turned = part.turned()
-            found += [turned.weight] if turned.bias is None else [turned.weight, turned.bias]
-    return tuple(found)
+    """Return the weights of parts, one after the other."""
+    return tuple(weight for part in parts for weight in ([part.weight] if isinstance(part, Norm) else part.weights()))
 
 
 def _as_norm(like: Norm, given: Iterator[Tensor]) -> Norm:
@@ -203,8 +233,9 @@ def _as_norm(like: Norm, given: Iterator[Tensor]) -> Norm:
 
 
 def _as_map(like: LinearMap, given: Iterator[Tensor]) -> TurnedMap:
-    weight = next(given)
-    return TurnedMap(weight, None if like.turned().bias is None else next(given))
+    """Return a turned map like another, with the weights that come next."""
+    weight, *bias = (next(given) for _ in like.weights())
+    return TurnedMap(weight, bias[0] if bias else None)
 
 
 def _filled(states: Tensor, beside: int) -> Tensor:

@@ -122,13 +122,7 @@ class LeanForward:
         rotary: Angles.
         windows: Over how many tokens each kind of layer looks.
 
-    Attributes:
-        embeddings: As given, like the rest.
-        layers: See there.
-        norm: See there.
-        output_map: See there.
-        rotary: See there.
-        windows: See there.
+    All of them are attributes of the same names.
     """
 
     def __init__(
@@ -201,7 +195,7 @@ class LeanForward:
 
     @property
     def like(self) -> Tensor:
-        """A weight of its device and format."""
+        """A weight of its device and format: the embeddings [vocab, width]."""
         return self.embeddings
 
     def weights(self) -> list[Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 _PACKED_FOR = 8  # tokens for which weights are laid out; this layout is within a tenth of the best for any number
-_CACHED_BYTES = 24 << 20  # of weights that stay in the last cache of a server's processor, which has 32 MiB and more
+CACHED_BYTES = 24 << 20  # of weights that stay in the last cache of a server's processor, which has 32 MiB and more
 _X86 = ("AVX2", "AVX512")  # the processors for which packing was measured
 
 
@@ -294,4 +294,4 @@ def stay_cached(weights: Iterable[Tensor]) -> bool:
     From main memory a turned form is read at half the speed of the packed one.
     """
     held = list(weights)
-    return all(one.dtype == torch.float32 for one in held) and sum(one.nbytes for one in held) <= _CACHED_BYTES
+    return all(one.dtype == torch.float32 for one in held) and sum(one.nbytes for one in held) <= CACHED_BYTES

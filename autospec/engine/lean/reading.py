@@ -32,7 +32,7 @@ def read_lean(model: Any, windows: Windows) -> LeanForward | None:
     return _Reader(model, windows, shared_map).read() if _is_known(model) else None
 
 
-def speed_up(model: Any, windows: Windows, lets_go: bool, packs: bool = True) -> LeanForward:
+def speed_up(model: Any, windows: Windows, lets_go: bool) -> LeanForward:
     """Make the same of weights in the form that is fastest on this device.
 
     Args:
@@ -40,10 +40,9 @@ def speed_up(model: Any, windows: Windows, lets_go: bool, packs: bool = True) ->
         windows: Of its kinds of layers.
         lets_go: Let the model go of every weight, one after the other, that is held in another form here, so that
             none is held twice. The model itself cannot run any more; its embeddings stay.
-        packs: Pack weights where that is known to pay; compilers cannot follow what runs packed ones.
     """
     embeddings = model.get_input_embeddings().weight
-    is_packed = packs and can_pack(embeddings.device, embeddings.dtype)
+    is_packed = can_pack(embeddings.device, embeddings.dtype)
     is_small = stay_cached(one.weight for one in _linears(model))
 
     num_freed = 0  # bytes, since they were given back

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import shutil
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from autospec.engine.cache import KVCache
-from autospec.engine.compiling import recorded
+from autospec.engine.compiling import compiled_piece, recorded
 from autospec.engine.lean import compiled
 from autospec.engine.lean.compiled import SIZES, CompiledLean
+from autospec.engine.lean.maps import TurnedMap
+from autospec.engine.masks import NewTokens
 from autospec.engine.model import CausalLM
 from autospec.engine.rows import RowTokens
 
@@ -91,11 +93,17 @@ def test_layers_share_pieces_and_so_do_some_of_them(tiny_model: Any, made: list[
     model = CausalLM(tiny_model("llama", num_layers=4), "model", compiles=True)
     assert [given[0].shape[1] for given in made] == [size for size in SIZES for _ in range(3)]
     assert isinstance(model._forward, CompiledLean)
-    kept = model._forward.keep([0, 2])
+    kept, expected = model._forward.keep([0, 2]), model._forward._lean.keep([0, 2])
     assert isinstance(kept, CompiledLean)
     assert kept.layer_numbers == (0, 2)
-    model.forward(torch.arange(20)[None], model.new_cache(40))
+    ids, new = torch.tensor([[5, 6, 7]]), NewTokens([0], 3)
+    with torch.inference_mode():
+        ours, theirs = (one.run(ids, new, KVCache(3), 0, wants_hidden=True) for one in (kept, expected))
+    for own, other in zip((ours[0], *ours[1]), (theirs[0], *theirs[1]), strict=True):
+        check_close(own, other)
     assert len(made) == 3 * len(SIZES)
+    shared = {id(weight) for weight in model._forward._turned.weights()}
+    assert all(id(weight) in shared for weight in kept._turned.weights()), "nothing is copied again"
 
 
 def test_another_number_of_threads_has_code_of_its_own(
@@ -105,16 +113,32 @@ def test_another_number_of_threads_has_code_of_its_own(
     before, cache = len(made), model.new_cache(40)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
     model.forward(torch.tensor([[1, 2, 3]]), cache)
-    assert len(made) == before + 3
+    assert len(made) == 2 * before, "all at once"
     model.forward(torch.tensor([[1, 2, 3, 4]]), cache)
-    assert len(made) == before + 3
+    assert len(made) == 2 * before
+
+
+def test_code_that_fails_later_is_told_and_done_without(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "compiled_piece", recorded)
+    ours, theirs = CausalLM(tiny_model("llama"), "ours", compiles=True), CausalLM(tiny_model("llama"), "theirs")
+
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("the disk is full")
+
+    monkeypatch.setattr(compiled, "compiled_piece", fail)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    ids, cache = torch.tensor([[1, 2, 3]]), KVCache(20)
+    with pytest.warns(UserWarning, match="^forwards are not compiled, because the disk is full$"):
+        logits = ours.forward(ids, cache)
+    check_close(logits, theirs.forward(ids, KVCache(20)))
+    ours.forward(ids, cache)  # and says so once
 
 
 def test_prompts_and_several_rows_of_one_length_run_as_without(
     tiny_model: Any, made: list[Sequence[Tensor]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = CausalLM(tiny_model("llama"), "model", compiles=True)
-    monkeypatch.setattr(CompiledLean, "_piece", lambda *_: pytest.fail("a piece was asked for"))
+    monkeypatch.setattr(CompiledLean, "pieces", lambda _: pytest.fail("pieces were asked for"))
     model.forward(torch.arange(SIZES[-1] + 1)[None], KVCache(20))
     model.forward(torch.tensor([[1], [2]]), KVCache(20, 2))
 
@@ -122,23 +146,53 @@ def test_prompts_and_several_rows_of_one_length_run_as_without(
 @pytest.mark.parametrize(
     ("fault", "why"),
     [
-        (RuntimeError("no compiler\nfor you"), "forwards are not compiled, because no compiler"),
-        (None, "forwards are not compiled, because compiled for 1 tokens they compute something else"),
+        (OSError("no compiler\nfor you"), "forwards are not compiled, because torch's compiler failed: no compiler"),
+        ("rolled", "forwards are not compiled, because compiled for 1 tokens they compute something else"),
+        ("no numbers", "forwards are not compiled, because compiled for 1 tokens they compute something else"),
     ],
 )
 def test_what_cannot_be_compiled_or_is_wrong_is_told_and_not_used(
-    tiny_model: Any, monkeypatch: pytest.MonkeyPatch, fault: Exception | None, why: str
+    tiny_model: Any, monkeypatch: pytest.MonkeyPatch, fault: Exception | str, why: str
 ) -> None:
-    def make(run: Callable[..., Any], given: Sequence[Tensor]) -> Any:
-        if fault is not None:
+    def make(record: Callable[..., Any], *_: Any, **__: Any) -> Any:
+        if isinstance(fault, Exception):
             raise fault
-        return lambda *arguments: tuple(one.roll(1, -1) for one in run(*arguments))
+        if fault == "rolled":
+            return lambda *arguments: tuple(one.roll(1, -1) for one in record(*arguments))
+        return lambda *arguments: tuple(one * float("nan") for one in record(*arguments))
 
-    monkeypatch.setattr(compiled, "compiled_piece", make)
+    monkeypatch.setattr("torch._inductor.compile", make)
     with pytest.warns(UserWarning, match=f"^{why}$"):
         model = CausalLM(tiny_model("llama"), "model", compiles=True)
     assert model.is_lean
+    assert not model.compiles
     assert not isinstance(model._forward, CompiledLean)
+
+
+def test_code_is_asked_for_with_its_number_of_threads(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[dict[str, Any]]()
+
+    def make(record: Any, given: Any, options: dict[str, Any]) -> Any:
+        asked.append(options)
+        return record
+
+    monkeypatch.setattr("torch._inductor.compile", make)
+    assert CausalLM(tiny_model("llama"), "model", compiles=True).compiles
+    assert {options["cpp.threads"] for options in asked} == {torch.get_num_threads()}
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in torch's own parts
+def test_a_compiler_makes_of_a_piece_what_it_computes(tiny_model: Any) -> None:
+    torch.manual_seed(0)
+    weight, states = torch.randn(16, 24), torch.randn(1, 1, 16)
+    piece = compiled_piece(lambda inputs, matrix: (TurnedMap(matrix, None)(inputs), inputs * 2), (states, weight))
+    with torch.inference_mode():
+        first, other = piece(states, weight), piece(states + 1, weight)
+    check_close(first[0], states @ weight)
+    check_close(other[0], (states + 1) @ weight)
+    check_close(other[1], 2 * states + 2)
+    assert first[0].data_ptr() != other[0].data_ptr(), "what came out is not written over"
 
 
 @pytest.mark.parametrize("reason", ["too large", "in half precision"])
@@ -147,13 +201,13 @@ def test_models_for_which_it_does_not_pay_are_left_as_they_are(
 ) -> None:
     model = tiny_model("llama")
     if reason == "too large":
-        monkeypatch.setattr("autospec.engine.lean.maps._CACHED_BYTES", 1000)
+        monkeypatch.setattr("autospec.engine.lean.maps.CACHED_BYTES", 1000)
     else:
         model = deepcopy(model).bfloat16()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with pytest.warns(UserWarning, match="pays for models in float32 of at most [0-9]+ MiB only$"):
         left = CausalLM(model, "model", compiles=True)
     assert left.is_lean
+    assert not left.compiles
     assert not made
 
 

@@ -7,7 +7,16 @@ import torch
 from torch import nn
 
 from autospec.engine.lean import maps
-from autospec.engine.lean.maps import PackedMap, PlainMap, TwoForms, can_pack, fast_map, shared_map, stay_cached
+from autospec.engine.lean.maps import (
+    PackedMap,
+    PlainMap,
+    SideBySide,
+    TwoForms,
+    can_pack,
+    fast_map,
+    shared_map,
+    stay_cached,
+)
 
 CPU = torch.device("cpu")
 needs_packing = pytest.mark.skipif(not can_pack(CPU, torch.float32), reason="this processor packs nothing")
@@ -92,3 +101,33 @@ def test_operations_that_compute_something_else_are_not_used(monkeypatch: pytest
         assert not can_pack(CPU, torch.float32)
     finally:
         maps._packs_right.cache_clear()
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize(
+    "kind", ["plain", "joined", pytest.param("packed", marks=needs_packing), pytest.param("two", marks=needs_packing)]
+)
+def test_turned_maps_compute_the_same_of_one_token_and_of_several(kind: str, has_bias: bool) -> None:
+    torch.manual_seed(3)
+    weight, bias = torch.randn(24, 40), torch.randn(24) if has_bias else None
+    plain = PlainMap(weight, bias)
+    parts = [PlainMap(weight[rows], None if bias is None else bias[rows]) for rows in (slice(8), slice(8, 24))]
+    with torch.inference_mode():
+        made = {
+            "plain": lambda: plain,
+            "joined": lambda: SideBySide(parts),
+            "packed": lambda: PackedMap(weight, bias),
+            "two": lambda: TwoForms(weight, bias),
+        }[kind]()
+        turned = made.turned()
+        assert [tuple(one.shape) for one in turned.weights()] == [(40, 24), (24,)][: 1 + has_bias]
+        assert turned.turned() is turned
+        for num_new in (1, 3):
+            inputs = torch.randn(1, num_new, 40)
+            torch.testing.assert_close(turned(inputs), plain(inputs), rtol=1e-5, atol=1e-5)
+
+
+@needs_packing
+def test_the_form_for_single_tokens_is_not_copied_to_be_turned() -> None:
+    two = TwoForms(torch.randn(24, 40), None)
+    assert two.turned().weight.data_ptr() == two.weights()[1].data_ptr()

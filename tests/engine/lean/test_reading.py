@@ -100,7 +100,7 @@ def test_compiled_is_the_lean_forward_where_there_is_one_and_else_transformers_o
     monkeypatch.setattr("autospec.engine.lean.compiled.compiled_piece", recorded)
     loaded = load_model(str(tiny_checkpoint), device="cpu", compile=True)
     assert isinstance(loaded._forward, CompiledLean)
-    assert len(compiled) == 1
+    assert compiled == [(other, {"dynamic": True})], "pieces are none of torch's modules"
 
 
 def test_a_table_of_angles_grows_with_the_text(tiny_model: Callable[..., Any]) -> None:

@@ -183,8 +183,8 @@ def _profile(task: Task, trace: Trace, space: SearchSpace) -> HardwareProfile:
     if made is not None and made.sampling.is_greedy != task.workload.sampling.is_greedy:
         task.on_event(Warned("a profile should be measured under the decoding that is tuned: sampling takes its time"))
     if made is not None and made.compile != task.decoder.target.compiles:
-        words = ("with", "without") if made.compile else ("without", "with")
-        task.on_event(Warned("the profile was measured {} torch.compile, but models run {} it".format(*words)))
+        words = ("compiled", "uncompiled") if made.compile else ("uncompiled", "compiled")
+        task.on_event(Warned("the profile is of {} models, but these are {}".format(*words)))
     if made is None:
         text = text_of(task.decoder, task.workload)
         made = profile_text(_only_tried(task, space), text, _short(task, trace, space), threads=task.threads)

@@ -238,7 +238,7 @@ def test_a_given_profile_of_models_that_were_compiled_is_warned_of(
 ) -> None:
     done = Prepared(decoder, tmp_path, SearchSpace.load("smoke"), hardware=replace(measured, compile=True))
     (told,) = [event.message for event in done.events if isinstance(event, Warned)]
-    assert told == "the profile was measured with torch.compile, but models run without it"
+    assert told == "the profile is of compiled models, but these are uncompiled"
     assert done.made is not None
 
 

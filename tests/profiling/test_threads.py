@@ -84,8 +84,10 @@ def test_what_is_slower_within_noise_only_is_taken_and_beyond_it_is_not(bench: A
 def test_all_numbers_take_turns_and_the_old_one_is_left(bench: Any) -> None:
     made = bench(lambda threads, tokens: 0.001)
     made.choose(1, 2)
-    *rounds, last = made.used
+    *used, last = made.used
     assert last == torch.get_num_threads()
+    warm, rounds = used[:2], used[2:]
+    assert warm == [1, 2], "models are compiled for each number before anything is timed"
     pairs = list(zip(rounds[::2], rounds[1::2], strict=True))
     assert len(pairs) == 12
     assert set(pairs) == {(1, 2), (2, 1)}

@@ -179,11 +179,13 @@ def main() -> None:
     parser = arguments(__doc__, "step_anatomy")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--compile", action="store_true", help="compile the models")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--new-tokens", type=int, default=48)
     options = parser.parse_args()
     document = begin(options, options.device, options.dtype)
-    loaded = pocket_decoder(options.device, options.dtype)
+    loaded = pocket_decoder(options.device, options.dtype, options.compile)
+    document["compile"] = loaded.target.compiles
     prompts = pocket_prompts(loaded, "tune", options.prompts)
     decoder = SpeculativeDecoder(loaded.target, loaded.drafters)
     document["steps"] = []

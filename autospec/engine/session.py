@@ -181,8 +181,8 @@ class Session:
         They take turns: each rewinds before it steps.
 
         Args:
-            drafter: What it needs of the prefill must have been asked for by this session's.
-            job: Of the same prompt, which must fit the cache of this session.
+            drafter: What it needs of the prefill must have been asked for by this one's.
+            job: Of the same prompt, which must fit the cache of this one.
         """
         assert job.prompt_ids == self._job.prompt_ids
         made = Session(self._target, drafter, job, self._now, KVCache(0))

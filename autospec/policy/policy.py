@@ -144,26 +144,13 @@ class Policy:
             ConfigError: A drafter is to be imported from a module that is not allowed.
         """
         from autospec.engine.decoder import SpeculativeDecoder
-        from autospec.engine.model import load_model
 
         given = dict(drafters or {})
         self._check_objects(given)
-        loaded: dict[str, str | PreTrainedModel | Drafter] = {}
-        for name in sorted(self._used):
-            model = self.drafters[name]
-            if name in given:
-                loaded[name] = given[name]
-            elif model.revision is None:
-                loaded[name] = resolve_source(model.source)
-            else:
-                loaded[name] = load_model(
-                    resolve_source(model.source),
-                    device=device,
-                    dtype=self.dtype,
-                    revision=model.revision,
-                    trust_remote_code=trust_remote_code,
-                    keeps_model=True,
-                ).model
+        loaded = {
+            name: given[name] if name in given else self._source(name, device, trust_remote_code)
+            for name in sorted(self._used)
+        }
         decoder = SpeculativeDecoder.from_pretrained(
             target=resolve_source(self.target.source),
             drafters=loaded,
@@ -180,6 +167,24 @@ class Policy:
         for difference in running_differences(self.device, running):
             warnings.warn(difference, AutospecWarning, stacklevel=2)
         return decoder
+
+    def _source(self, name: str, device: str, trust_remote_code: bool) -> str | PreTrainedModel:
+        """Return what a drafter is loaded from: where it lies, or a model where a revision of it was tuned."""
+        from autospec.engine.model import load_model
+
+        model = self.drafters[name]
+        source = resolve_source(model.source)
+        if model.revision is None:
+            return source
+        loaded: PreTrainedModel = load_model(
+            source,
+            device=device,
+            dtype=self.dtype,
+            revision=model.revision,
+            trust_remote_code=trust_remote_code,
+            keeps_model=True,
+        ).model
+        return loaded
 
     def _check_objects(self, given: Mapping[str, Drafter]) -> None:
         if unknown := sorted(set(given) - set(self.drafters)):

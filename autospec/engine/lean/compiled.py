@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from threading import RLock
+from threading import Lock
 from typing import Any
 
 import torch
@@ -30,7 +30,7 @@ SIZES = (1, 2, 4, 8)  # tokens; 16 are as fast without (benchmarks/LOG.md)
 _Part = LinearMap | Norm
 _Pieces = dict[tuple[str, int], Piece]  # by name and number of tokens
 
-_making = RLock()  # torch's compiler has settings that are everybody's
+_making = Lock()  # torch's compiler has settings that are everybody's
 
 
 class CompiledLean(LeanForward):
@@ -42,13 +42,13 @@ class CompiledLean(LeanForward):
     Args:
         lean: What runs all others.
         turned: The same with turned maps.
-        code: Pieces made already for such layers, by number of threads; None where they could not be made.
+        whole: Of which these are some of the layers, and whose pieces serve them; None: it has its own.
     """
 
-    def __init__(self, lean: LeanForward, turned: LeanForward, code: dict[int, _Pieces | None] | None = None) -> None:
+    def __init__(self, lean: LeanForward, turned: LeanForward, whole: CompiledLean | None = None) -> None:
         super().__init__(lean.embeddings, lean.layers, lean.norm, lean.output_map, lean.rotary, lean.windows)
-        self._lean, self._turned = lean, turned
-        self._code = dict[int, _Pieces | None]() if code is None else code
+        self._lean, self._turned, self._whole = lean, turned, whole
+        self._code = dict[int, _Pieces | None]()  # by number of threads
         self._before = [_tensors(_parts_before(layer)) for layer in turned.layers]
         after = [_tensors(_parts_after(layer)) for layer in turned.layers]
         self._between = [(*one, *before) for one, before in zip(after, self._before[1:], strict=False)]
@@ -68,10 +68,13 @@ class CompiledLean(LeanForward):
         if pieces is None:
             return super().through(input_ids, rope, attending, with_logits, wants_hidden)
         logits, hidden = self._by_pieces(pieces, input_ids, rope, attending)
-        return logits[:, with_logits], hidden if wants_hidden else ()
+        own = slice(None, num_new)
+        return logits[:, own][:, with_logits], tuple(one[:, own] for one in hidden) if wants_hidden else ()
 
     def pieces(self) -> _Pieces | None:
         """Return the pieces for the number of threads that torch has now, or None where they could not be made."""
+        if self._whole is not None:
+            return self._whole.pieces()
         num_threads = torch.get_num_threads()
         if num_threads not in self._code:
             with _making:
@@ -85,28 +88,31 @@ class CompiledLean(LeanForward):
 
     def keep(self, layers: Sequence[int]) -> LeanForward:
         """See `LeanForward`; the pieces are shared."""
-        return CompiledLean(self._lean.keep(layers), self._turned.keep(layers), self._code)
+        return CompiledLean(self._lean.keep(layers), self._turned.keep(layers), self._whole or self)
 
     def _by_pieces(
         self, pieces: _Pieces, input_ids: Tensor, rope: tuple[Tensor, Tensor], attending: Attending
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return logits and hidden states of tokens [1, n]; those that fill up the next size reach no attention."""
+        """Return logits and hidden states of tokens [1, n] and those that fill up the next size.
+
+        The latter reach no attention, and what comes out for them stands for nothing.
+        """
         num_new = input_ids.shape[1]
         size = next(size for size in SIZES if num_new <= size)
-        beside, own = size - num_new, slice(None, num_new)
+        beside = size - num_new
         states = _filled(embedding(input_ids, self.embeddings), beside)
         cosines, sines = (_filled(angles.view(1, num_new, 1, -1), beside) for angles in rope)
         hidden = [states]
-        attended = pieces["first", size](states, cosines, sines, *self._before[0])
-        for layer, weights in zip(self.layers, self._between, strict=False):
-            mixed = attending.mix(layer.number, layer.heads, *(one[:, own] for one in attended))
-            states, *rest = pieces["between", size](states, _filled(mixed, beside), cosines, sines, *weights)
-            attended = tuple(rest)
+        attended: Sequence[Tensor] = pieces["first", size](states, cosines, sines, *self._before[0])
+        for layer, weights in zip(self.layers, (*self._between, None), strict=True):
+            own = (one[:, :num_new] for one in attended) if beside else attended
+            mixed = _filled(attending.mix(layer.number, layer.heads, *own), beside)
+            if weights is None:
+                logits, states = pieces["last", size](states, mixed, *self._at_end)
+            else:
+                states, *attended = pieces["between", size](states, mixed, cosines, sines, *weights)
             hidden.append(states)
-        layer = self.layers[-1]
-        mixed = attending.mix(layer.number, layer.heads, *(one[:, own] for one in attended))
-        logits, states = pieces["last", size](states, _filled(mixed, beside), *self._at_end)
-        return logits[:, own], tuple(one[:, own] for one in (*hidden, states))
+        return logits, tuple(hidden)
 
     @torch.inference_mode()
     def _made(self) -> _Pieces | None:

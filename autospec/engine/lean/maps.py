@@ -77,31 +77,28 @@ class PlainMap(_Unfused):
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self._weight, self._bias = weight, bias
+        self.weight, self.bias = weight, bias
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """See `LinearMap`."""
-        return linear(inputs, self._weight, self._bias)
+        return linear(inputs, self.weight, self.bias)
 
     def weights(self) -> list[Tensor]:
         """See `LinearMap`."""
-        return [self._weight] if self._bias is None else [self._weight, self._bias]
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
 
     def turned(self) -> TurnedMap:
         """See `LinearMap`."""
-        return TurnedMap(self._weight.t().contiguous(), self._bias)
+        return TurnedMap(self.weight.t().contiguous(), self.bias)
 
 
-class TurnedMap(_Unfused):
+class TurnedMap(PlainMap):
     """Runs inputs [1, n, in] by a batched product, which a compiler generates whatever the weights are.
 
     Args:
         weight: [in, out].
         bias: [out], or None.
     """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.weight, self.bias = weight, bias
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """See `LinearMap`."""
@@ -110,10 +107,6 @@ class TurnedMap(_Unfused):
             inputs = torch.cat([inputs, inputs], dim=1)
         outputs = torch.bmm(inputs, self.weight[None])[:, :num_new]
         return outputs if self.bias is None else outputs + self.bias
-
-    def weights(self) -> list[Tensor]:
-        """See `LinearMap`."""
-        return [self.weight] if self.bias is None else [self.weight, self.bias]
 
     def turned(self) -> TurnedMap:
         """See `LinearMap`."""

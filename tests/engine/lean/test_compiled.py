@@ -118,6 +118,19 @@ def test_another_number_of_threads_has_code_of_its_own(
     assert len(made) == 2 * before
 
 
+def test_some_of_the_layers_may_be_the_first_to_run_under_a_number_of_threads(
+    tiny_model: Any, made: list[Sequence[Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = CausalLM(tiny_model("llama"), "model", compiles=True)
+    assert isinstance(model._forward, CompiledLean)
+    kept, expected = model._forward.keep([0]), CausalLM(tiny_model("llama"), "theirs")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.inference_mode():
+        kept.run(ids, NewTokens([0], 3), KVCache(3), 0, wants_hidden=False)
+    check_close(model.forward(ids, KVCache(3)), expected.forward(ids, KVCache(3)))
+
+
 def test_code_that_fails_later_is_told_and_done_without(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "compiled_piece", recorded)
     ours, theirs = CausalLM(tiny_model("llama"), "ours", compiles=True), CausalLM(tiny_model("llama"), "theirs")

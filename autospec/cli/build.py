@@ -97,7 +97,7 @@ def check_models(model: ModelSettings, faults: Faults, allow_import: Collection[
             "`model.target` must be given where settings of `model` are, or a choice such as model=pocket"
         )
     if model.compile:
-        faults.attempt(partial(_check_compiler, model.device), "model.compile")
+        _check_compiler(model.device, faults)
     hub_failed = False
     for name, source in model.named_drafters.items():
         faults.attempt(partial(_check_data, source), f"model.drafters.{name}")
@@ -124,13 +124,15 @@ def _check_data(source: str) -> None:
         raise ConfigError(f"what a drafter of kind {kind!r} reads must be a file or folder, but `{path}` is not there")
 
 
-def _check_compiler(device: str) -> None:
+def _check_compiler(device: str, faults: Faults) -> None:
     from autospec.engine.device import resolve_device
 
+    where = faults.attempt(partial(resolve_device, device), "model.device")
     compiler = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
-    if resolve_device(device).type == "cpu" and shutil.which(compiler) is None:
-        raise ConfigError(
-            f"compiling for a CPU needs a C++ compiler, but `{compiler}` is not there (CXX names another)"
+    if where is not None and where.type == "cpu" and shutil.which(compiler) is None:
+        faults.found.append(
+            "`model.compile`: compiling for a CPU needs a C++ compiler, "
+            f"but `{compiler}` is not there (CXX names another)"
         )
 
 

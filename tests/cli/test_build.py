@@ -100,6 +100,13 @@ def test_models_are_compiled_where_that_is_asked(monkeypatch: pytest.MonkeyPatch
     assert options["compile"] is compile
 
 
+def test_compiling_on_a_device_that_is_not_there_is_a_fault_of_the_device() -> None:
+    faults = Faults()
+    build.check_models(ModelSettings(target="pocket/target", device="nowhere", compile=True), faults)
+    (fault,) = faults.found
+    assert fault.startswith("`model.device`: ")
+
+
 def test_compiling_for_a_cpu_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
     faults = Faults()

@@ -60,9 +60,8 @@ class KVCache:
         """
         num_new = key_states.shape[2]
         end = self.length + num_new
-        if end > self.capacity:
-            raise ModelError(f"a cache of {self.capacity} tokens cannot hold {end}")
-        keys, values = self._of_layer(layer_idx, key_states, value_states)
+        self.check_room(end)
+        keys, values = self.of_layer(layer_idx, key_states, value_states)
         if min(self.lengths) == self.length:
             keys[:, :, end - num_new : end] = key_states
             values[:, :, end - num_new : end] = value_states
@@ -89,16 +88,30 @@ class KVCache:
         Raises:
             ModelError: The cache is full.
         """
-        if flat.longest > self.capacity:
-            raise ModelError(f"a cache of {self.capacity} tokens cannot hold {flat.longest}")
-        keys, values = self._of_layer(layer_idx, key_states[None].transpose(1, 2), value_states[None].transpose(1, 2))
+        self.check_room(flat.longest)
+        keys, values = self.of_layer(layer_idx, key_states[None].transpose(1, 2), value_states[None].transpose(1, 2))
         rows, slots = flat.rows.to(keys.device), flat.slots.to(keys.device)
         keys[rows, :, slots] = key_states
         values[rows, :, slots] = value_states
         return keys[: flat.num_rows, :, : flat.longest], values[: flat.num_rows, :, : flat.longest]
 
-    def _of_layer(self, layer_idx: int, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the keys and values of one layer; new states [batch, heads, n, head_dim] say what they are like."""
+    def check_room(self, num_tokens: int) -> None:
+        """Refuse more tokens of a row than it has slots.
+
+        Raises:
+            ModelError: It has fewer.
+        """
+        if num_tokens > self.capacity:
+            raise ModelError(f"a cache of {self.capacity} tokens cannot hold {num_tokens}")
+
+    def of_layer(self, layer_idx: int, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the whole memory of one layer, keys and values [rows, heads, capacity, head_dim].
+
+        Args:
+            layer_idx: Which layer.
+            key_states: New ones [batch, heads, n, head_dim], which say what a layer is like that has no memory yet.
+            value_states: Likewise.
+        """
         if layer_idx not in self.keys:
             self.keys[layer_idx] = self._allocate(key_states)
             self.values[layer_idx] = self._allocate(value_states)
@@ -225,6 +238,6 @@ class _Row(KVCache):
     def reserve(self, capacity: int) -> None:
         self._whole.reserve(capacity)
 
-    def _of_layer(self, layer_idx: int, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
-        keys, values = self._whole._of_layer(layer_idx, key_states, value_states)
+    def of_layer(self, layer_idx: int, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = self._whole.of_layer(layer_idx, key_states, value_states)
         return keys[self._place : self._place + 1], values[self._place : self._place + 1]

@@ -1,9 +1,10 @@
-"""Code that torch's compiler makes of recorded operations: torch keeps it on disk and finds it there the next time."""
+"""Code that is compiled where it runs, of recorded operations or C++: torch keeps it on disk and finds it again."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from ctypes import CDLL
 from typing import cast
 
 import torch
@@ -55,3 +56,20 @@ def compiled_piece(run: Callable[..., Sequence[Tensor]], examples: Sequence[Tens
     except Exception as error:  # of compilers, disks and torch's own parts, which raise what they like
         raise RuntimeError(f"torch's compiler failed: {first_line(error)}") from error
     return cast("Piece", piece)
+
+
+def compiled_library(source: str) -> CDLL:
+    """Compile C++ for this processor, as the compiler's own code is.
+
+    Args:
+        source: Functions of C.
+
+    Raises:
+        RuntimeError: There is no compiler, or it fails.
+    """
+    try:
+        from torch._inductor.codecache import CppCodeCache
+
+        return cast("CDLL", CppCodeCache.load(source))
+    except Exception as error:  # of compilers, disks and torch's own parts, which raise what they like
+        raise RuntimeError(f"torch's compiler failed: {first_line(error)}") from error

@@ -19,11 +19,13 @@ from torch.nn.functional import embedding, pad
 
 from autospec.engine.cache import KVCache
 from autospec.engine.compiling import Piece, compiled_piece
-from autospec.engine.lean.attention import Attending, OneLength
+from autospec.engine.lean.attention import Attending
 from autospec.engine.lean.forward import LeanForward, LeanLayer, Norm
+from autospec.engine.lean.kernel import Kernel, KernelAttention, attention_kernel
 from autospec.engine.lean.maps import CACHED_BYTES, LinearMap, TurnedMap, stay_cached
 from autospec.engine.masks import NewTokens
 from autospec.engine.probing import differ
+from autospec.engine.rows import FlatRows
 
 SIZES = (1, 2, 4, 8)  # tokens; 16 are as fast without (benchmarks/LOG.md)
 
@@ -42,12 +44,15 @@ class CompiledLean(LeanForward):
     Args:
         lean: What runs all others.
         turned: The same with turned maps.
+        kernel: By which tokens attend.
         whole: Of which these are some of the layers, and whose pieces serve them; None: it has its own.
     """
 
-    def __init__(self, lean: LeanForward, turned: LeanForward, whole: CompiledLean | None = None) -> None:
+    def __init__(
+        self, lean: LeanForward, turned: LeanForward, kernel: Kernel, whole: CompiledLean | None = None
+    ) -> None:
         super().__init__(lean.embeddings, lean.layers, lean.norm, lean.output_map, lean.rotary, lean.windows)
-        self._lean, self._turned, self._whole = lean, turned, whole
+        self._lean, self._turned, self._kernel, self._whole = lean, turned, kernel, whole
         self._code = dict[int, _Pieces | None]()  # by number of threads
         self._before = [_tensors(_parts_before(layer)) for layer in turned.layers]
         after = [_tensors(_parts_after(layer)) for layer in turned.layers]
@@ -63,13 +68,25 @@ class CompiledLean(LeanForward):
         wants_hidden: bool,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """See `LeanForward`."""
-        num_rows, num_new = input_ids.shape
-        pieces = self.pieces() if num_rows == 1 and num_new <= SIZES[-1] else None
-        if pieces is None:
+        num_new = input_ids.shape[1]
+        by_kernel = attending if isinstance(attending, KernelAttention) and num_new <= SIZES[-1] else None
+        pieces = None if by_kernel is None else self.pieces()
+        if by_kernel is None or pieces is None:
             return super().through(input_ids, rope, attending, with_logits, wants_hidden)
-        logits, hidden = self._by_pieces(pieces, input_ids, rope, attending)
+        logits, hidden = self._by_pieces(pieces, input_ids, rope, by_kernel)
         own = slice(None, num_new)
         return logits[:, own][:, with_logits], tuple(one[:, own] for one in hidden) if wants_hidden else ()
+
+    def attending(self, new: NewTokens, cache: KVCache) -> Attending:
+        """See `LeanForward`; those of one row attend by the kernel."""
+        if len(new.lengths) > 1:
+            return super().attending(new, cache)
+        return KernelAttention(self._kernel, cache, [(0, new)], self.windows)
+
+    def attending_rows(self, flat: FlatRows, cache: KVCache) -> Attending:
+        """See `LeanForward`; they attend by the kernel."""
+        asked = [(one.row, new) for one, new in zip(flat.asked, flat.by_row(), strict=True)]
+        return KernelAttention(self._kernel, cache, asked, self.windows)
 
     def pieces(self) -> _Pieces | None:
         """Return the pieces for the number of threads that torch has now, or None where they could not be made."""
@@ -88,14 +105,14 @@ class CompiledLean(LeanForward):
 
     def keep(self, layers: Sequence[int]) -> LeanForward:
         """See `LeanForward`; the pieces are shared."""
-        return CompiledLean(self._lean.keep(layers), self._turned.keep(layers), self._whole or self)
+        return CompiledLean(self._lean.keep(layers), self._turned.keep(layers), self._kernel, self._whole or self)
 
     def _by_pieces(
-        self, pieces: _Pieces, input_ids: Tensor, rope: tuple[Tensor, Tensor], attending: Attending
+        self, pieces: _Pieces, input_ids: Tensor, rope: tuple[Tensor, Tensor], attending: KernelAttention
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return logits and hidden states of tokens [1, n] and those that fill up the next size.
 
-        The latter reach no attention, and what comes out for them stands for nothing.
+        No token attends to the latter, and what comes out for them stands for nothing.
         """
         num_new = input_ids.shape[1]
         size = next(size for size in SIZES if num_new <= size)
@@ -105,8 +122,7 @@ class CompiledLean(LeanForward):
         hidden = [states]
         attended: Sequence[Tensor] = pieces["first", size](states, cosines, sines, *self._before[0])
         for layer, weights in zip(self.layers, (*self._between, None), strict=True):
-            own = (one[:, :num_new] for one in attended) if beside else attended
-            mixed = _filled(attending.mix(layer.number, layer.heads, *own), beside)
+            mixed = attending.mix(layer.number, layer.heads, *attended)
             if weights is None:
                 logits, states = pieces["last", size](states, mixed, *self._at_end)
             else:
@@ -123,7 +139,7 @@ class CompiledLean(LeanForward):
             for size in SIZES:
                 self._check(pieces, size)
         except RuntimeError as error:
-            warnings.warn(f"forwards are not compiled, because {error}", stacklevel=2)
+            _tell(error)
             return None
         return pieces
 
@@ -142,7 +158,7 @@ class CompiledLean(LeanForward):
     def _check(self, pieces: _Pieces, size: int) -> None:
         """Refuse pieces that compute something else."""
         input_ids, new = torch.arange(size)[None] % len(self.embeddings), NewTokens([0], size)
-        attending = OneLength(KVCache(size), new, self.windows, self.like)
+        attending = KernelAttention(self._kernel, KVCache(size), [(0, new)], self.windows)
         logits, _ = self._by_pieces(pieces, input_ids, self.rotary.at(0, size), attending)
         expected, _ = self._lean.run(input_ids, new, KVCache(size), 0, wants_hidden=False)
         if differ(logits, expected, expected.dtype):
@@ -167,8 +183,16 @@ def compile_lean(lean: LeanForward) -> LeanForward:
             stacklevel=2,
         )
         return lean
-    made = CompiledLean(lean, _turned(lean))
+    try:
+        made = CompiledLean(lean, _turned(lean), attention_kernel(lean.layers[0].heads.size))
+    except RuntimeError as error:
+        _tell(error)
+        return lean
     return lean if made.pieces() is None else made
+
+
+def _tell(error: RuntimeError) -> None:
+    warnings.warn(f"forwards are not compiled, because {error}", stacklevel=3)
 
 
 def _turned(lean: LeanForward) -> LeanForward:

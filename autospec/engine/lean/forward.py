@@ -141,14 +141,22 @@ class LeanForward:
         self, input_ids: Tensor, new: NewTokens, cache: KVCache, num_logits: int, wants_hidden: bool
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run tokens; see `Forward`."""
-        attending = OneLength(cache, new, self.windows, self.embeddings)
+        attending = self.attending(new, cache)
         return self.through(input_ids, self._rope(new), attending, slice(-num_logits, None), wants_hidden)
 
     def run_rows(self, flat: FlatRows, cache: KVCache, wants_hidden: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Run tokens of several rows, one after the other; see `Forward`."""
         rope = self.rotary.at_each(flat.positions[None], flat.longest)
-        attending = attending_rows(cache, flat, self.windows, self.embeddings, self.layers[0].heads)
+        attending = self.attending_rows(flat, cache)
         return self.through(flat.token_ids[None], rope, attending, flat.with_logits, wants_hidden)
+
+    def attending(self, new: NewTokens, cache: KVCache) -> Attending:
+        """Return how tokens of rows that stand side by side attend to what a cache holds."""
+        return OneLength(cache, new, self.windows, self.like)
+
+    def attending_rows(self, flat: FlatRows, cache: KVCache) -> Attending:
+        """Return how tokens of several rows, one after the other, attend to what a cache holds."""
+        return attending_rows(cache, flat, self.windows, self.like, self.layers[0].heads)
 
     def through(
         self,

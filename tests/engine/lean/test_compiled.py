@@ -20,6 +20,8 @@ from autospec.engine.masks import NewTokens
 from autospec.engine.model import CausalLM
 from autospec.engine.rows import RowTokens
 
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no compiler")
+
 Kind = tuple[str, dict[str, Any]]
 KINDS: dict[str, Kind] = {
     "grouped_heads": ("llama", {}),
@@ -194,7 +196,6 @@ def test_code_is_asked_for_with_its_number_of_threads(tiny_model: Any, monkeypat
     assert {options["cpp.threads"] for options in asked} == {torch.get_num_threads()}
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no compiler")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # in torch's own parts
 def test_a_compiler_makes_of_a_piece_what_it_computes(tiny_model: Any) -> None:
     torch.manual_seed(0)
@@ -206,6 +207,16 @@ def test_a_compiler_makes_of_a_piece_what_it_computes(tiny_model: Any) -> None:
     check_close(other[0], (states + 1) @ weight)
     check_close(other[1], 2 * states + 2)
     assert first[0].data_ptr() != other[0].data_ptr(), "what came out is not written over"
+
+
+def test_without_the_kernel_nothing_is_compiled(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(head_size: int) -> Any:
+        raise RuntimeError(f"no kernel for heads of {head_size}")
+
+    monkeypatch.setattr(compiled, "attention_kernel", fail)
+    monkeypatch.setattr(compiled, "compiled_piece", lambda *_: pytest.fail("a piece was asked for"))
+    with pytest.warns(UserWarning, match="^forwards are not compiled, because no kernel for heads of [0-9]+$"):
+        assert not CausalLM(tiny_model("llama"), "model", compiles=True).compiles
 
 
 @pytest.mark.parametrize("reason", ["too large", "in half precision"])

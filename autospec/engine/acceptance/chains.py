@@ -95,15 +95,16 @@ def accept_chain(
     target_probs: Tensor,  # [k + 1, vocab]
     numbers: Tensor,  # [k + 2] in [0, 1): k coins, then for the correction, then for the bonus
 ) -> Verdict:
-    """Decide one step of one row so that the target's distribution is unchanged."""
+    """Decide one step of one row so that the target's distribution is unchanged; the host waits for it once."""
     num_drafted, vocab_size = draft_ids.shape[0], target_probs.shape[-1]
     if num_drafted == 0:
         return Verdict((), int(pick(target_probs[-1], numbers[-1])))
     draft_probs = one_hot(draft_ids, vocab_size) if draft_probs is None else draft_probs.to(target_probs.device)
     law = (draft_ids, draft_probs, target_probs)
-    count = int(rule.num_accepted(rule.accept_probs(*law), numbers[:num_drafted]))
-    if count == num_drafted:
-        next_id = pick(target_probs[-1], numbers[-1])
-    else:
-        next_id = pick(rule.correction_probs(*law)[count], numbers[-2])
-    return Verdict(tuple(range(count)), int(next_id))
+    count = rule.num_accepted(rule.accept_probs(*law), numbers[:num_drafted])
+    is_whole = count == num_drafted
+    correction = rule.correction_probs(*law).index_select(0, count.clamp_max(num_drafted - 1)[None])[0]
+    number = torch.where(is_whole, numbers[-1].to(count.device), numbers[-2].to(count.device))
+    next_id = pick(torch.where(is_whole, target_probs[-1], correction), number)
+    num_accepted, token = torch.stack([count, next_id]).tolist()
+    return Verdict(tuple(range(num_accepted)), token)

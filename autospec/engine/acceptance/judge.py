@@ -48,7 +48,7 @@ class Judge:
             # Greedy decoding has no temperature, so the target is asked at 1.
             probs = logits.float().softmax(dim=-1) if is_greedy else to_probs(logits, self.sampling)
             passing = PASSING[rule](probs, self.config)
-            return accept_passing(tree, probs, passing, self.own_tokens(logits, position, tree))
+            return accept_passing(tree, probs, passing, self._chosen(logits, position, tree))
         if is_greedy or rule in ("exact", "coupled"):
             return accept_matching(tree, self.own_tokens(logits, position, tree))
         probs, chance = to_probs(logits, self.sampling), CountedChance(self.seed, position, tree)
@@ -70,18 +70,19 @@ class Judge:
             position: Absolute position of the token behind the root.
             tree: The draft; None where there is none.
         """
-        if self.sampling.is_greedy:
-            chosen = logits.argmax(dim=-1)
-        else:
-            probs, depths = to_probs(logits, self.sampling), [0] if tree is None else [0, *tree.depths]
-            positions = range(position, position + max(depths) + 1)
-            if self.config.accept_rule == "coupled":
-                keys = [key_of(self.seed, at, Use.NOISE) for at in positions]
-                chosen = (probs.log() + gumbels(keys, probs.shape[-1], probs.device)[depths]).argmax(dim=-1)
-            else:
-                chosen = pick(probs, uniforms(self.seed, positions, Use.TARGET)[depths])
-        own: list[int] = chosen.tolist()
+        own: list[int] = self._chosen(logits, position, tree).tolist()
         return own
+
+    def _chosen(self, logits: Tensor, position: int, tree: TokenTree | None) -> Tensor:
+        """Return the same, [nodes + 1], where the logits are."""
+        if self.sampling.is_greedy:
+            return logits.argmax(dim=-1)
+        probs, depths = to_probs(logits, self.sampling), [0] if tree is None else [0, *tree.depths]
+        positions = range(position, position + max(depths) + 1)
+        if self.config.accept_rule == "coupled":
+            keys = [key_of(self.seed, at, Use.NOISE) for at in positions]
+            return (probs.log() + gumbels(keys, probs.shape[-1], probs.device)[depths]).argmax(dim=-1)
+        return pick(probs, uniforms(self.seed, positions, Use.TARGET)[depths])
 
     def _accept_chain(self, tree: TokenTree, probs: Tensor, chance: CountedChance) -> Verdict:
         coins = [chance.coin(node) for node in range(tree.num_nodes)]

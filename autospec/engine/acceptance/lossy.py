@@ -5,7 +5,7 @@ Each states its guarantee in `autospec.rules.ACCEPT_RULES`; none is chosen unles
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -58,19 +58,21 @@ def accept_passing(
     tree: TokenTree,
     probs: Tensor,  # [nodes + 1, vocab]
     passing: Tensor,  # [nodes + 1, vocab] bool
-    target_ids: Sequence[int],  # the target's own choice behind the root and behind every node
+    target_ids: Tensor,  # [nodes + 1] the target's own choice behind the root and behind every node
 ) -> Verdict:
     """Keep the longest path on which every token passes, of equally long ones the most probable; end with the target.
 
-    A token of probability 0 never passes.
+    A token of probability 0 never passes. The host waits for the device once.
     """
-    token_ids = tree.token_ids.tolist()
     scores, best = {-1: 0.0}, (0, 0.0, -1)
-    above = [parent + 1 for parent in tree.parents]
-    passes = (passing & (probs > 0.0))[above, token_ids].tolist()
-    logprobs = probs[above, token_ids].log().tolist()
+    above = torch.tensor([parent + 1 for parent in tree.parents], dtype=torch.int64, device=probs.device)
+    drafted = above, tree.token_ids.to(probs.device)
+    passes = passing[drafted] & (probs[drafted] > 0.0)
+    found = torch.cat([one.double() for one in (target_ids, passes, probs[drafted].log())]).tolist()
+    count = tree.num_nodes
+    own, does_pass, logprobs = found[: count + 1], found[count + 1 : 2 * count + 1], found[2 * count + 1 :]
     for node, parent in enumerate(tree.parents):
-        if passes[node] and parent in scores:
+        if does_pass[node] and parent in scores:
             scores[node] = scores[parent] + logprobs[node]
             # Of equal paths the first wins.
             best = max(best, (tree.depths[node], scores[node], node), key=lambda path: path[:2])
@@ -79,7 +81,7 @@ def accept_passing(
     while node >= 0:
         path.append(node)
         node = tree.parents[node]
-    return Verdict(tuple(reversed(path)), target_ids[last + 1])
+    return Verdict(tuple(reversed(path)), int(own[last + 1]))
 
 
 def contrastive_logits(tree: TokenTree, logits: Tensor, config: SpecConfig) -> Tensor:

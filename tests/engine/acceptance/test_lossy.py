@@ -58,7 +58,7 @@ def kept(passing: str) -> Verdict:
     allowed = torch.zeros(7, 4, dtype=torch.bool)
     for node, mark in enumerate(passing):
         allowed[TREE.parents[node] + 1, TREE.token_ids[node]] = mark == "1"
-    return accept_passing(TREE, PROBS[:1].expand(7, 4), allowed, TARGET_IDS)
+    return accept_passing(TREE, PROBS[:1].expand(7, 4), allowed, torch.tensor(TARGET_IDS))
 
 
 def test_the_longest_passing_path_is_kept() -> None:
@@ -77,7 +77,7 @@ def test_of_equally_long_paths_the_most_probable_is_kept() -> None:
 
 def test_an_impossible_token_never_passes() -> None:
     probs = torch.tensor([[0.0, 1.0], [0.5, 0.5]])
-    verdict = accept_passing(chain(torch.tensor([0])), probs, torch.ones(2, 2, dtype=torch.bool), [1, 0])
+    verdict = accept_passing(chain(torch.tensor([0])), probs, torch.ones(2, 2, dtype=torch.bool), torch.tensor([1, 0]))
     assert verdict == Verdict((), 1)
 
 

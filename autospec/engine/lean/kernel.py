@@ -88,7 +88,7 @@ class KernelAttention:
             len(spans),
             heads.num_queries,
             heads.num_keys,
-            self._cache.capacity,
+            cached_keys.shape[2],
             heads.scale,
             torch.get_num_threads(),
             queries.data_ptr(),

@@ -185,13 +185,13 @@ def compile_lean(lean: LeanForward) -> LeanForward:
         return lean
     try:
         made = CompiledLean(lean, _turned(lean), attention_kernel(lean.layers[0].heads.size))
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         _tell(error)
         return lean
     return lean if made.pieces() is None else made
 
 
-def _tell(error: RuntimeError) -> None:
+def _tell(error: Exception) -> None:
     warnings.warn(f"forwards are not compiled, because {error}", stacklevel=3)
 
 

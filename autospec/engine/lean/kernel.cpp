@@ -100,7 +100,14 @@ inline void to_shares(float* scores, int64_t seen, const float* mask, Mixed& mix
   for (int64_t key = std::max<int64_t>(seen, 0); key < TILE; ++key) scores[key] = NEVER;
   Vec highs = Vec::loadu(scores);
   for (int key = LANES; key < TILE; key += LANES) highs = at::vec::maximum(highs, Vec::loadu(scores + key));
-  const float highest = std::max(mixed.highest, highest_of(highs));
+  const float own = highest_of(highs);
+  if (own != own) {  // what is no number stays none, as in torch's own attention, and is not taken for unseen
+    mixed.total = own;
+    mixed.highest = std::max(mixed.highest, 0.f);
+    std::memset(scores, 0, TILE * sizeof(float));
+    return;
+  }
+  const float highest = std::max(mixed.highest, own);
   if (highest == NEVER) {  // it sees nothing of this tile nor of those before
     std::memset(scores, 0, TILE * sizeof(float));
     return;

@@ -126,6 +126,16 @@ def test_scores_of_any_size_are_weighed() -> None:
     torch.testing.assert_close(mixed, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("slot", [3, 100])
+def test_a_key_that_is_no_number_shows_in_what_sees_it(slot: int) -> None:
+    heads, asked = Heads(KIND, 4, 2, 32, 0.2), [(0, NewTokens([130], 2))]
+    cache, states = made_for(heads, asked)
+    cache.keys[7][0, 0, slot] = float("nan")
+    mixed = KernelAttention(attention_kernel(32), cache, asked, {KIND: None}).mix(7, heads, *states)
+    assert mixed[:, :, :2].isnan().all(), "the queries of that head"
+    assert not mixed[:, :, 2:].isnan().any()
+
+
 def test_tokens_that_fill_up_a_size_touch_nothing() -> None:
     heads, asked = Heads(KIND, 4, 2, 32, 0.2), ASKED["one token"]
     cache, states = made_for(heads, asked)

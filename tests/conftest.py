@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 # No test may reach a hub, and libraries keep their advice to themselves.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -105,7 +106,9 @@ def make_noisy_copy(model: Any, scale: float) -> Any:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip, where there is none, what needs a GPU: `make test-all` asks for every test on every machine."""
+    """Skip, where there is none, what needs a GPU or a compiler: `make test-all` asks for every test everywhere."""
+    if item.get_closest_marker("compiler") is not None and shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("there is no C++ compiler")
     if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
 

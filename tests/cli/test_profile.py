@@ -62,6 +62,7 @@ def test_the_number_of_threads_is_chosen_and_shown(
     assert load_threads(kept) == chosen
 
 
+@pytest.mark.compiler
 def test_compiled_models_have_a_profile_of_their_own(
     words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -69,7 +70,6 @@ def test_compiled_models_have_a_profile_of_their_own(
     (plain,) = _profiles()
     assert "float32, compiled: " not in capsys.readouterr().out
     monkeypatch.setattr("autospec.engine.lean.compiled.compiled_piece", recorded)
-    monkeypatch.setattr("shutil.which", lambda name, *_: name)  # a compiler, which is not asked to do anything
     for _ in range(2):
         assert main([*words, "hardware=auto", "model.compile=true"]) == 0
         assert "float32, compiled: " in capsys.readouterr().out

@@ -49,7 +49,9 @@ class World:
 
 
 # Lean, lean with a window, transformers' own, and lean by compiled pieces.
-@pytest.fixture(scope="module", params=["llama", "mistral", "gpt2", "compiled"])
+@pytest.fixture(
+    scope="module", params=["llama", "mistral", "gpt2", pytest.param("compiled", marks=pytest.mark.compiler)]
+)
 def world(request: pytest.FixtureRequest, tiny_model: Any, noisy_copy: Any, compiled_model: Any) -> World:
     model = tiny_model("llama" if request.param == "compiled" else request.param, seed=3)
     if request.param == "compiled":

@@ -71,7 +71,11 @@ def pocket_world(compiles: bool) -> World:
     return World(target, draft, prompts)
 
 
-COMPILED = ("compiled", pytest.param("compiled_pocket", marks=pytest.mark.slow))  # recorded only, and by a compiler
+# Pieces recorded only, and by a compiler; attention compiled in both.
+COMPILED = (
+    pytest.param("compiled", marks=pytest.mark.compiler),
+    pytest.param("compiled_pocket", marks=[pytest.mark.compiler, pytest.mark.slow]),
+)
 
 
 @pytest.fixture(scope="module", params=[*ARCHITECTURES, "pocket", *COMPILED])

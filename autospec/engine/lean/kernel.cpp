@@ -101,8 +101,8 @@ inline void to_shares(float* scores, int64_t seen, const float* mask, Mixed& mix
   Vec highs = Vec::loadu(scores);
   for (int key = LANES; key < TILE; key += LANES) highs = at::vec::maximum(highs, Vec::loadu(scores + key));
   const float own = highest_of(highs);
-  if (own != own) {  // what is no number stays none, as in torch's own attention, and is not taken for unseen
-    mixed.total = own;
+  if (!(own < -NEVER)) {  // what is no finite number makes none, as in torch's own attention
+    mixed.total = std::numeric_limits<float>::quiet_NaN();
     mixed.highest = std::max(mixed.highest, 0.f);
     std::memset(scores, 0, TILE * sizeof(float));
     return;
@@ -160,7 +160,8 @@ inline void add_values(const float (*shares)[TILE], const float* values, int cou
 }
 
 template <int N>
-inline void mix_tile(const Query* queries, const float* turned, const float* values, int64_t start, int count, Mixed* mixed) {
+inline void mix_tile(
+    const Query* queries, const float* turned, const float* values, int64_t start, int count, Mixed* mixed) {
   alignas(64) float scores[N][TILE];
   products<N>(queries, turned, scores);
   for (int q = 0; q < N; ++q) {
@@ -187,6 +188,56 @@ void mix(const Query* queries, int64_t number, const float* keys, const float* v
   }
 }
 
+// What of a layer all its tasks share; see `attend`.
+struct Layer {
+  int64_t num_queries, num_keys, capacity;
+  float scale;
+  const float* queries;
+  int64_t query_step;
+  const float* keys;
+  int64_t key_step;
+  const float* values;
+  int64_t value_step;
+  float* cached_keys;
+  float* cached_values;
+  float* out;
+
+  int64_t shared() const { return num_queries / num_keys; }
+  int64_t place_of(const Span& span, int64_t head) const { return (span.row * num_keys + head) * capacity * SIZE; }
+};
+
+// Writes the keys and values of one head of a span's tokens behind those cached.
+void append(const Layer& layer, const Span& span, int64_t head) {
+  for (int64_t token = 0; token < span.count; ++token) {
+    const int64_t from = span.first + token, to = layer.place_of(span, head) + (span.length + token) * SIZE;
+    std::memcpy(layer.cached_keys + to, layer.keys + from * layer.key_step + head * SIZE, SIZE * sizeof(float));
+    std::memcpy(layer.cached_values + to, layer.values + from * layer.value_step + head * SIZE, SIZE * sizeof(float));
+  }
+}
+
+// Mixes what at most MOST queries see, those of a span that share a head of keys, from one of them on.
+void attend_some(const Layer& layer, const Span& span, int64_t head, int64_t start) {
+  const int64_t shared = layer.shared(), end = span.length + span.count;
+  const int64_t number = std::min<int64_t>(MOST, span.count * shared - start);
+  Query asked[MOST];
+  Mixed mixed[MOST];
+  for (int64_t q = 0; q < number; ++q) {
+    const int64_t token = (start + q) / shared, which = head * shared + (start + q) % shared;
+    const float* query = layer.queries + (span.first + token) * layer.query_step + which * SIZE;
+    for (int at = 0; at < SIZE; ++at) asked[q].numbers[at] = query[at] * layer.scale;
+    asked[q].mask = span.mask ? span.mask + token * end : nullptr;
+    asked[q].end = span.mask ? end : span.length + token + 1;
+    mixed[q] = Mixed{NEVER, 0.f, {}};
+  }
+  const int64_t place = layer.place_of(span, head);
+  mix(asked, number, layer.cached_keys + place, layer.cached_values + place, asked[number - 1].end, mixed);
+  for (int64_t q = 0; q < number; ++q) {
+    const int64_t token = (start + q) / shared, which = head * shared + (start + q) % shared;
+    float* found = layer.out + ((span.first + token) * layer.num_queries + which) * SIZE;
+    for (int at = 0; at < SIZE; ++at) found[at] = mixed[q].sums[at] / mixed[q].total;
+  }
+}
+
 }  // namespace
 
 // Writes the keys and values of the tokens of every span behind those cached, and mixes what each of them sees.
@@ -197,38 +248,21 @@ extern "C" void attend(
     const Span* spans, int64_t num_spans, int64_t num_queries, int64_t num_keys, int64_t capacity, float scale,
     int64_t num_threads, const float* queries, int64_t query_step, const float* keys, int64_t key_step,
     const float* values, int64_t value_step, float* cached_keys, float* cached_values, float* out) {
-  const int64_t shared = num_queries / num_keys;
-#pragma omp parallel for collapse(2) schedule(dynamic, 1) num_threads(num_threads)
-  for (int64_t place = 0; place < num_spans; ++place) {
-    for (int64_t head = 0; head < num_keys; ++head) {
-      const Span& span = spans[place];
-      float* all_keys = cached_keys + (span.row * num_keys + head) * capacity * SIZE;
-      float* all_values = cached_values + (span.row * num_keys + head) * capacity * SIZE;
-      for (int64_t token = 0; token < span.count; ++token) {
-        const int64_t from = span.first + token, to = (span.length + token) * SIZE;
-        std::memcpy(all_keys + to, keys + from * key_step + head * SIZE, SIZE * sizeof(float));
-        std::memcpy(all_values + to, values + from * value_step + head * SIZE, SIZE * sizeof(float));
-      }
-      const int64_t end = span.length + span.count, most = span.count * shared;
-      Query asked[MOST];
-      Mixed mixed[MOST];
-      for (int64_t start = 0; start < most; start += MOST) {
-        const int64_t number = std::min<int64_t>(MOST, most - start);
-        for (int64_t q = 0; q < number; ++q) {
-          const int64_t token = (start + q) / shared, which = head * shared + (start + q) % shared;
-          const float* query = queries + (span.first + token) * query_step + which * SIZE;
-          for (int at = 0; at < SIZE; ++at) asked[q].numbers[at] = query[at] * scale;
-          asked[q].mask = span.mask ? span.mask + token * end : nullptr;
-          asked[q].end = span.mask ? end : span.length + token + 1;
-          mixed[q].highest = NEVER;
-          mixed[q].total = 0.f;
-          std::memset(mixed[q].sums, 0, sizeof(mixed[q].sums));
-        }
-        mix(asked, number, all_keys, all_values, asked[number - 1].end, mixed);
-        for (int64_t q = 0; q < number; ++q) {
-          const int64_t token = (start + q) / shared, which = head * shared + (start + q) % shared;
-          float* found = out + ((span.first + token) * num_queries + which) * SIZE;
-          for (int at = 0; at < SIZE; ++at) found[at] = mixed[q].sums[at] / mixed[q].total;
+  const Layer layer{num_queries, num_keys, capacity, scale, queries, query_step, keys, key_step,
+                    values, value_step, cached_keys, cached_values, out};
+  int64_t most = 0;
+  for (int64_t place = 0; place < num_spans; ++place) most = std::max(most, spans[place].count * layer.shared());
+#pragma omp parallel num_threads(num_threads)
+  {
+#pragma omp for collapse(2)
+    for (int64_t place = 0; place < num_spans; ++place) {
+      for (int64_t head = 0; head < num_keys; ++head) append(layer, spans[place], head);
+    }
+#pragma omp for collapse(3) schedule(dynamic, 1)
+    for (int64_t place = 0; place < num_spans; ++place) {
+      for (int64_t head = 0; head < num_keys; ++head) {
+        for (int64_t start = 0; start < most; start += MOST) {
+          if (start < spans[place].count * layer.shared()) attend_some(layer, spans[place], head, start);
         }
       }
     }

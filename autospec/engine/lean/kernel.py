@@ -1,8 +1,8 @@
 """Attention of the new tokens of one row or of several by code that is compiled where it runs, in one call a layer.
 
-Rows of any length share the processor's cores head by head, and none reads what another has. Calls of torch's own
-attention take longer to begin than to run behind texts of some hundred tokens, and one is needed for every row
-(benchmarks/LOG.md).
+Rows of any length share the processor's cores, by heads of keys and 64 queries at a time, and none reads what another
+has. Calls of torch's own attention take longer to begin than to run behind texts of some hundred tokens, and one is
+needed for every row (benchmarks/LOG.md).
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ class Spans:
     """The new tokens of rows, laid one behind the other, for one kind of layer.
 
     Args:
-        asked: Rows of the cache and their tokens, in single precision.
-        masks: What each sees, [1, 1, n, length + n] with the lowest number where it may not look; None is all before.
+        asked: Rows of the cache and their tokens.
+        masks: What each sees, [1, 1, n, length + n] in single precision with the lowest number where it may not look;
+            None is all before.
     """
 
     def __init__(self, asked: Sequence[tuple[int, NewTokens]], masks: Sequence[Tensor | None]) -> None:
@@ -73,15 +74,18 @@ class KernelAttention:
         self, kernel: Kernel, cache: KVCache, asked: Sequence[tuple[int, NewTokens]], windows: Windows
     ) -> None:
         cache.check_room(max(new.lengths[0] + new.num_new for _, new in asked))
-        self._kernel, self._cache = kernel, cache
+        self._kernel, self._whole = kernel, cache.whole
+        asked = [(cache.place + row, new) for row, new in asked]
         seen = [_masks(new, windows) for _, new in asked]
         self._spans = {kind: Spans(asked, [masks[kind] for masks in seen]) for kind in windows}
 
     def mix(self, number: int, heads: Heads, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See `Attending`."""
         queries, keys, values = (_laid(states, heads.size) for states in (queries, keys, values))
-        cached_keys, cached_values = self._cache.of_layer(number, keys.transpose(1, 2), values.transpose(1, 2))
-        mixed = queries.new_empty(queries.shape)
+        if number not in self._whole.keys:
+            self._whole.of_layer(number, keys.transpose(1, 2), values.transpose(1, 2))
+        cached_keys, cached_values = self._whole.keys[number], self._whole.values[number]
+        mixed = torch.empty_like(queries, memory_format=torch.contiguous_format)
         spans = self._spans[heads.kind].array
         self._kernel(
             byref(spans),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
@@ -20,7 +19,7 @@ from autospec.engine.masks import NewTokens
 from autospec.engine.model import CausalLM
 from autospec.engine.rows import RowTokens
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no compiler")
+pytestmark = pytest.mark.compiler
 
 Kind = tuple[str, dict[str, Any]]
 KINDS: dict[str, Kind] = {

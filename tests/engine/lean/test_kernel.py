@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from autospec.engine.lean.kernel import KernelAttention, attention_kernel
 from autospec.engine.masks import NewTokens, visible
 from autospec.errors import ModelError
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no compiler")
+pytestmark = pytest.mark.compiler
 
 SIZES = (20, 32)  # of heads; the first fills no processor's vectors
 KIND, CAPACITY = "full_attention", 200
@@ -127,10 +126,11 @@ def test_scores_of_any_size_are_weighed() -> None:
 
 
 @pytest.mark.parametrize("slot", [3, 100])
-def test_a_key_that_is_no_number_shows_in_what_sees_it(slot: int) -> None:
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_key_that_is_no_finite_number_shows_in_what_sees_it(slot: int, number: float) -> None:
     heads, asked = Heads(KIND, 4, 2, 32, 0.2), [(0, NewTokens([130], 2))]
     cache, states = made_for(heads, asked)
-    cache.keys[7][0, 0, slot] = float("nan")
+    cache.keys[7][0, 0, slot] = number
     mixed = KernelAttention(attention_kernel(32), cache, asked, {KIND: None}).mix(7, heads, *states)
     assert mixed[:, :, :2].isnan().all(), "the queries of that head"
     assert not mixed[:, :, 2:].isnan().any()

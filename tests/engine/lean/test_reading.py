@@ -89,6 +89,7 @@ def test_layers_that_draft_run_lean_where_the_target_does(tiny_checkpoint: Path)
     assert output.stats.num_drafted > 0
 
 
+@pytest.mark.compiler
 def test_compiled_is_the_lean_forward_where_there_is_one_and_else_transformers_own(
     tiny_checkpoint: Path, tiny_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -183,6 +183,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--new-tokens", type=int, default=48)
     options = parser.parse_args()
+    if options.compile and options.out == parser.get_default("out"):
+        options.out = options.out.with_stem("step_anatomy_compiled")
     document = begin(options, options.device, options.dtype)
     loaded = pocket_decoder(options.device, options.dtype, options.compile)
     document["compile"] = loaded.target.compiles
